@@ -1,0 +1,186 @@
+"""The host: tf_keras and the corners of it that this package stands on.
+
+The only file that imports tf_keras, and the only one that knows what differs between Keras versions. Importing it
+imports TFMOT first, which selects the Keras that TFMOT itself uses.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+from typing import Any
+
+import tensorflow_model_optimization  # noqa: F401  (selects tf_keras as the Keras of TFMOT)
+import tf_keras as keras
+
+Layer = keras.layers.Layer
+Model = keras.Model
+
+# `.keras`, `.h5` and SavedModel all read the legacy form of a nested object; `.h5` does not read the newer one.
+serialize_object = keras.utils.legacy.serialize_keras_object
+deserialize_object = keras.utils.legacy.deserialize_keras_object
+
+
+def serializable(cls: type) -> type:
+    """Registers a class with Keras, so that models that hold it load without a custom-object scope."""
+    registered: type = keras.saving.register_keras_serializable(package="tfqil")(cls)
+    return registered
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Node:
+    """One call of a layer in a functional graph; tensors are named by numbers."""
+
+    layer: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    keras_node: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Graph:
+    """The calls of a functional or Sequential model in an order in which they can run."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def producer(self, tensor: int) -> Node:
+        """The call that made a tensor."""
+        return next(node for node in self.nodes if tensor in node.outputs)
+
+    def readers(self, tensor: int) -> tuple[Node, ...]:
+        """The calls that read a tensor."""
+        return tuple(node for node in self.nodes if tensor in node.inputs)
+
+
+def require_functional(model: Any) -> None:
+    """Raises one sentence for anything but a built functional or Sequential tf_keras model."""
+    if not isinstance(model, keras.Model):
+        if type(model).__module__.partition(".")[0] == "keras":
+            raise TypeError(
+                f"Got a Keras 3 model ({type(model).__name__} of package keras), expected a tf_keras model: "
+                "build it with `import tf_keras`, since TFMOT takes no other."
+            )
+        raise TypeError(f"Got {type(model).__name__}, expected a tf_keras Functional or Sequential model.")
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(
+            f"Got the unbuilt Sequential model {model.name!r}, expected a built one: give it an Input layer or call "
+            "model.build(input_shape) first."
+        )
+    if not getattr(model, "_is_graph_network", False):
+        raise TypeError(
+            f"Got the subclassed model {model.name!r} ({type(model).__name__}), expected a Functional or Sequential "
+            "one: rebuild it with the functional API, whose layers can be seen and replaced."
+        )
+
+
+def graph_of(model: Any) -> Graph:
+    """Reads the calls of a functional or Sequential model, inputs first."""
+    by_depth = model._nodes_by_depth
+    keras_nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    numbers: dict[str, int] = {}
+
+    def number(identifiers: Any) -> tuple[int, ...]:
+        return tuple(numbers.setdefault(str(identifier), len(numbers)) for identifier in identifiers)
+
+    nodes = []
+    for keras_node in keras_nodes:
+        inputs = () if keras_node.is_input else number(keras_node.flat_input_ids)
+        outputs = number(keras_node.flat_output_ids)
+        nodes.append(Node(layer=keras_node.layer, inputs=inputs, outputs=outputs, keras_node=keras_node))
+    identifiers = [[str(id(t)) for t in keras_tensors] for keras_tensors in (model.inputs, model.outputs)]
+    return Graph(nodes=tuple(nodes), inputs=number(identifiers[0]), outputs=number(identifiers[1]))
+
+
+Call = collections.abc.Callable[[Node, list[Any]], Any]
+
+
+def replay(model: Any, call: Call, *, finish: collections.abc.Callable[[Any], Any] = lambda output: output) -> Any:
+    """Builds a functional model by running the graph of another one with other calls.
+
+    Args:
+        model: a functional or Sequential model.
+        call: takes a node and its new inputs, returns its new outputs (one or a list): tensors, or any values that
+            other calls understand. For the node of a model input it takes the new input itself.
+        finish: takes a value that is an output of the model, returns its tensor.
+
+    Returns:
+        A functional model with inputs of the same names, shapes and dtypes.
+    """
+    graph = graph_of(model)
+    tensors: dict[int, Any] = {}
+    inputs: dict[int, Any] = {}
+    for node in graph.nodes:
+        if node.keras_node.is_input:
+            arriving = inputs[node.outputs[0]] = _same_input(node.layer)
+            new = call(node, [arriving])
+        else:
+            new = call(node, [tensors[number] for number in node.inputs])
+        tensors.update(zip(node.outputs, new if isinstance(new, (list, tuple)) else [new], strict=True))
+    outputs = [finish(tensors[number]) for number in graph.outputs]
+    return keras.Model(_structured([inputs[number] for number in graph.inputs]), _structured(outputs), name=model.name)
+
+
+def evaluate(model: Any, inputs: list[Any], call: Call) -> list[Any]:
+    """Runs the graph of a model on eager tensors, one call after the other, and returns its outputs.
+
+    Unlike a functional call it leaves no trace in the layers. `call` is as in `replay`, without the input nodes.
+    """
+    graph = graph_of(model)
+    tensors = dict(zip(graph.inputs, inputs, strict=True))
+    for node in graph.nodes:
+        if not node.keras_node.is_input:
+            outputs = call(node, [tensors[number] for number in node.inputs])
+            tensors.update(zip(node.outputs, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
+    return [tensors[number] for number in graph.outputs]
+
+
+def _same_input(layer: Any) -> Any:
+    shape = layer.input_shape[0] if isinstance(layer.input_shape, list) else layer.input_shape
+    return keras.Input(batch_shape=shape, dtype=layer.dtype, name=layer.name)
+
+
+def _structured(tensors: list[Any]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def run_as_before(node: Node, layer: Any, tensors: list[Any]) -> Any:
+    """Calls a layer on new tensors with the arguments that it had in a node."""
+    arguments, keywords = node.keras_node.map_arguments(
+        {str(old): [new] for old, new in zip(node.keras_node.flat_input_ids, tensors, strict=True)}
+    )
+    return layer(*arguments, **keywords)
+
+
+def unannotated(layer: Any) -> Any:
+    """The layer inside the annotation of TFMOT's `quantize_annotate_layer`; the layer itself without one."""
+    return layer.layer if type(layer).__name__ == "QuantizeAnnotate" else layer
+
+
+def layers_before(layer: Any) -> list[Any]:
+    """The layers whose outputs the latest call of a layer in a functional graph reads; [] outside one."""
+    if not layer.inbound_nodes:
+        return []
+    inbound = layer.inbound_nodes[-1].inbound_layers
+    return inbound if isinstance(inbound, list) else [inbound]
+
+
+def channel_shape(layer: Any, kernel_shape: collections.abc.Sequence[int]) -> tuple[int, ...]:
+    """The trailing part of a kernel's shape that numbers its output channels.
+
+    (O,) for (kh, kw, I, O) and (I, O); (C, M) for the depthwise kernel (kh, kw, C, M).
+    """
+    trailing = 2 if isinstance(layer, keras.layers.DepthwiseConv2D) else 1
+    return tuple(int(size) for size in kernel_shape[-trailing:])
+
+
+def kernel_name(layer: Any) -> str | None:
+    """The attribute that holds the kernel of a layer that multiplies by one; None for other layers."""
+    if isinstance(layer, keras.layers.SeparableConv2D):
+        return None  # It has two: the scheme splits it first.
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return "depthwise_kernel"
+    if type(layer) in (keras.layers.Conv2D, keras.layers.Dense):
+        return "kernel"
+    return None

@@ -1,0 +1,60 @@
+"""Uniform quantization by the range of the data: the 8-bit grids of edges and shared tensors.
+
+Symbols: q the largest code, s step, z the code of 0.
+Reference: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference" (CVPR 2018), section 2.1; rounding is half to even, as in XNNPACK.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfqil.numerics.grid import activation_levels, weight_levels
+
+# The least range of a tensor: its step stays a normal float32 and within what the runtime's multipliers take.
+SMALLEST_RANGE = 1e-5
+
+
+def largest_magnitude_step(weights: tf.Tensor, channel_rank: int, *, bits: int) -> tf.Tensor:
+    """max|w| / q over all axes but the last `channel_rank`; a slice of zeros has the smallest step instead.
+
+    Shapes: weights any; the result has the last `channel_rank` axes of weights.
+    """
+    axes = list(range(weights.shape.rank - channel_rank)) if channel_rank else None
+    largest = tf.reduce_max(tf.abs(weights), axis=axes)
+    return tf.maximum(largest, SMALLEST_RANGE) / float(weight_levels(bits))
+
+
+def range_step_and_zero(minimum: tf.Tensor, maximum: tf.Tensor, *, bits: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The grid of [minimum, maximum], widened to contain 0 and nudged so that 0 is a level.
+
+    Forward: s = (max - min) / q, z = round(-min / s); z is an integer held as float32.
+    """
+    levels = float(activation_levels(bits))
+    minimum, maximum = tf.minimum(minimum, 0.0), tf.maximum(maximum, 0.0)
+    step = tf.maximum(maximum - minimum, SMALLEST_RANGE) / levels
+    return step, tf.clip_by_value(tf.round(-minimum / step), 0.0, levels)
+
+
+def quantize_affine(inputs: tf.Tensor, step: tf.Tensor, zero: tf.Tensor, *, bits: int) -> tf.Tensor:
+    """Rounds a tensor to the levels s (k - z), k in [0, q].
+
+    Forward: s (clip(round(x / s), -z, q - z)). Gradient: 1 where x is between the ends of the grid (half a step
+    beyond included), else 0; none in step and zero. Shapes: inputs any, step and zero scalars.
+    """
+    levels = float(activation_levels(bits))
+
+    @tf.custom_gradient
+    def quantize(inputs: tf.Tensor) -> Any:
+        rounded = tf.round(inputs / step)
+        clipped = tf.clip_by_value(rounded, -zero, levels - zero)
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return tf.where(tf.equal(rounded, clipped), upstream, tf.zeros_like(upstream))
+
+        return clipped * step, gradient
+
+    result: tf.Tensor = quantize(inputs)
+    return result

@@ -1,0 +1,64 @@
+"""The interval to start from: the upper end whose equal levels lie nearest to the data in the square mean.
+
+For an exponent of 1 and a lower end of 0 the levels are h k / q, so only h is searched. The error of a candidate is
+linear in the histogram of the data; with the bins counted in units of the largest magnitude, one matrix (bins,
+candidates) serves every tensor and channel.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+BINS = 1024
+# Points inside a bin at which the error is averaged: with 255 levels a bin is nearly as wide as a step.
+_POINTS = 8
+_CANDIDATES = 256
+_SMALLEST_CANDIDATE = 1 / 64
+
+
+def histogram(magnitudes: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
+    """Counts of |x| in `BINS` equal bins over [0, largest].
+
+    Shapes: largest () or the last axes of magnitudes; the result is float32, the shape of largest + (BINS,).
+    Larger entries count in the last bin.
+    """
+    slices = largest.shape.num_elements()
+    scale = BINS / tf.maximum(largest, np.finfo(np.float32).tiny)
+    bins = tf.cast(tf.clip_by_value(magnitudes * scale, 0.0, BINS - 1.0), tf.int32)
+    segments = tf.reshape(bins, [-1, slices]) + BINS * tf.range(slices)
+    counts = tf.math.unsorted_segment_sum(tf.ones_like(segments, tf.float32), segments, BINS * slices)
+    return tf.reshape(counts, [*largest.shape, BINS])
+
+
+def best_upper_end(counts: tf.Tensor, largest: tf.Tensor, *, levels: int) -> tf.Tensor:
+    """The h in (0, largest] that minimises sum (x - h/q round(q min(x/h, 1)))^2, to 0.8 % of itself.
+
+    Args:
+        counts: float32 (..., BINS), from `histogram`.
+        largest: float32 (...), the upper end of the last bin.
+        levels: q, the largest code.
+
+    Returns:
+        float32 (...), in the units of `largest`.
+    """
+    errors = tf.linalg.matmul(tf.reshape(counts, [-1, BINS]), tf.constant(_errors(levels)))
+    best = tf.gather(tf.constant(_candidates()), tf.argmin(errors, axis=-1))
+    return largest * tf.reshape(best, tf.shape(largest))
+
+
+def _candidates() -> NDArray[np.float32]:
+    return np.geomspace(_SMALLEST_CANDIDATE, 1.0, _CANDIDATES).astype(np.float32)
+
+
+@functools.lru_cache
+def _errors(levels: int) -> NDArray[np.float32]:
+    """Mean squared error of each candidate for data spread evenly over each bin, in units of largest^2."""
+    points = (np.arange(BINS * _POINTS) + 0.5) / (BINS * _POINTS)
+    steps = _candidates().astype(np.float64) / levels
+    rounded = np.minimum(np.rint(points[:, None] / steps), levels) * steps
+    squared = (points[:, None] - rounded) ** 2
+    return squared.reshape(BINS, _POINTS, -1).mean(axis=1).astype(np.float32)

@@ -1,0 +1,213 @@
+"""Quantization interval learning (QIL): intervals trained by the task loss.
+
+A transformer prunes below the interval [center - half_width, center + half_width], clips above it and maps it to
+[0, 1]; a discretizer rounds that to equal levels. Gradients of the transformer are exact, the discretizer is passed
+straight through.
+
+Symbols: c center, d half_width, l = c - d lower end, u = (|w| - l) / (2 d), q the largest code.
+Reference: Jung et al., "Learning to Quantize Deep Networks by Optimizing Quantization Intervals with Task Loss"
+(CVPR 2019, arXiv 1808.05779), equations (2), (3), (5).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfqil.numerics.grid import activation_levels, weight_levels
+
+# Keeps u^(gamma-1) and ln(u) finite at the lower end, where the paper's slope is infinite for gamma < 1.
+_SMALLEST_U = 1e-7
+
+
+def quantize_weights(
+    weights: tf.Tensor,
+    center: tf.Tensor,
+    half_width: tf.Tensor,
+    gamma: tf.Tensor | None = None,
+    *,
+    bits: int,
+    normalized: bool = False,
+) -> tf.Tensor:
+    """Quantizes weights to symmetric levels by a learned interval of their magnitude.
+
+    Forward:
+        T = clip(u, 0, 1)^gamma,  codes = sign(w) round(q T),  q = 2^(bits-1) - 1
+        output = (c + d) codes / q, or codes / q if `normalized` (the paper's form)
+    Gradient, with S the output's scale (c + d or 1), 0 outside the interval except for the scale's own terms:
+        d/dw     = S gamma u^(gamma-1) / (2 d)
+        d/dc     = [codes / q] - S gamma u^(gamma-1) sign(w) / (2 d)
+        d/dd     = [codes / q] + S gamma u^(gamma-1) sign(w) (1 - 2 u) / (2 d)
+        d/dgamma = S u^gamma ln(u) sign(w)
+        [.] only in the scaled form; gradients of c, d, gamma are summed over the entries that share them, and
+        a sum that is not finite counts as 0: NaN cannot enter an interval.
+    Shapes: weights any; center, half_width, gamma scalar or the last axes of weights. Units: those of the weights.
+    Reference: QIL, equations (2) and (3); the scale is this package's choice.
+    """
+    if gamma is None:
+        return _linear_weights(weights, center, half_width, bits, normalized)
+    return _power_weights(weights, center, half_width, gamma, bits, normalized)
+
+
+def weight_codes(
+    weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor, gamma: tf.Tensor | None = None, *, bits: int
+) -> tf.Tensor:
+    """The integers of `quantize_weights`, as floats; same shapes."""
+    levels = float(weight_levels(bits))
+    if gamma is None:
+        return tf.round(_signed_transform(weights, center - half_width, 2.0 * half_width) * levels)
+    return tf.sign(weights) * tf.round(_transform(weights, center, half_width) ** gamma * levels)
+
+
+def quantize_activations(
+    inputs: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor, *, bits: int, normalized: bool = False
+) -> tf.Tensor:
+    """Quantizes activations to the levels of a learned interval; what lies below it becomes 0.
+
+    Forward:
+        codes = round(q clip((x - l) / (2 d), 0, 1)),  q = 2^bits - 1
+        output = 2 d codes / q, or codes / q if `normalized` (the paper's form)
+    Gradient, scaled form, y the output:
+        inside   d/dx = 1    d/dc = -1    d/dd = (y - (x - l)) / d + 1
+        above    0           0            2
+        below    0           0            0
+        `normalized`: inside 1 / (2 d), -1 / (2 d), (c - x) / (2 d^2), elsewhere 0. Gradients of c and d are summed;
+        a sum that is not finite counts as 0.
+    Shapes: inputs any; center, half_width scalars. Units: those of the inputs.
+    Reference: QIL, equations (2) and (5); the scale is this package's choice.
+    """
+    levels = float(activation_levels(bits))
+
+    @tf.custom_gradient
+    def quantize(inputs: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> Any:
+        width = 2.0 * half_width
+        shifted = inputs - (center - half_width)
+        distance = tf.clip_by_value(shifted, 0.0, width)
+        scale = 1.0 if normalized else width
+        outputs = tf.round(distance * (levels / width)) * (scale / levels)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            inside = tf.where(tf.equal(shifted, distance), upstream, tf.zeros_like(upstream))
+            total = tf.reduce_sum(inside)
+            if normalized:
+                slope = 1.0 / width
+                grad_half_width = slope * (total - _dot(inside, distance) / half_width)
+                return inside * slope, _finite(-slope * total), _finite(grad_half_width)
+            # 2 codes / q of all entries, and (1 - 2 u) of those inside.
+            grad_half_width = (_dot(upstream, outputs) - _dot(inside, distance)) / half_width + total
+            return inside, _finite(-total), _finite(grad_half_width)
+
+        return outputs, gradient
+
+    result: tf.Tensor = quantize(inputs, center, half_width)
+    return result
+
+
+def pruning_threshold(
+    center: tf.Tensor, half_width: tf.Tensor, gamma: tf.Tensor | float = 1.0, *, levels: int
+) -> tf.Tensor:
+    """The magnitude from which a code is no longer 0: c - d + 2 d (0.5 / q)^(1 / gamma)."""
+    return center - half_width + 2.0 * half_width * (0.5 / levels) ** (1.0 / gamma)
+
+
+def clipping_threshold(
+    center: tf.Tensor, half_width: tf.Tensor, gamma: tf.Tensor | float = 1.0, *, levels: int
+) -> tf.Tensor:
+    """The magnitude from which a code is the largest: c - d + 2 d (1 - 0.5 / q)^(1 / gamma)."""
+    return center - half_width + 2.0 * half_width * (1.0 - 0.5 / levels) ** (1.0 / gamma)
+
+
+def project_interval(center: tf.Tensor, half_width: tf.Tensor, floor: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """The nearest interval with half_width >= floor and lower end >= 0; it keeps the upper end where it can.
+
+    Forward: c < d becomes c = d = (c + d) / 2 (the orthogonal projection), then d >= floor and c >= d.
+    """
+    half_width = tf.where(center < half_width, (center + half_width) / 2.0, half_width)
+    half_width = tf.maximum(half_width, floor)
+    return tf.maximum(center, half_width), half_width
+
+
+def _linear_weights(
+    weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor, bits: int, normalized: bool
+) -> tf.Tensor:
+    levels = float(weight_levels(bits))
+
+    @tf.custom_gradient
+    def quantize(weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> Any:
+        lower, width = center - half_width, 2.0 * half_width
+        scale = 1.0 if normalized else center + half_width
+        signed = _signed_transform(weights, lower, width)
+        outputs = tf.round(signed * levels) * (scale / levels)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            magnitude = tf.abs(weights)
+            inside = (magnitude >= lower) & (magnitude <= lower + width)
+            slope = scale / width
+            passed = tf.where(inside, upstream * slope, tf.zeros_like(upstream))
+            aligned = passed * tf.sign(weights)
+            own = 0.0 if normalized else _sum_to(upstream * outputs, center) / scale
+            total = _sum_to(aligned, center)
+            grad_half_width = own + total - 2.0 * _sum_to(passed * signed, center)
+            return passed, _finite(own - total), _finite(grad_half_width)
+
+        return outputs, gradient
+
+    result: tf.Tensor = quantize(weights, center, half_width)
+    return result
+
+
+def _power_weights(
+    weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor, gamma: tf.Tensor, bits: int, normalized: bool
+) -> tf.Tensor:
+    levels = float(weight_levels(bits))
+
+    @tf.custom_gradient
+    def quantize(weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor, gamma: tf.Tensor) -> Any:
+        width = 2.0 * half_width
+        scale = 1.0 if normalized else center + half_width
+        u = _transform(weights, center, half_width)
+        sign = tf.sign(weights)
+        outputs = sign * tf.round(u**gamma * levels) * (scale / levels)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+            magnitude = tf.abs(weights)
+            inside = (magnitude >= center - half_width) & (magnitude <= center + half_width)
+            safe = tf.maximum(u, _SMALLEST_U)
+            arriving = tf.where(inside, upstream * scale, tf.zeros_like(upstream))
+            passed = arriving * (gamma * safe ** (gamma - 1.0) / width)
+            aligned = passed * sign
+            own = 0.0 if normalized else _sum_to(upstream * outputs, center) / scale
+            grad_center = own - _sum_to(aligned, center)
+            grad_half_width = own + _sum_to(aligned * (1.0 - 2.0 * u), center)
+            grad_gamma = _sum_to(arriving * sign * safe**gamma * tf.math.log(safe), gamma)
+            return passed, _finite(grad_center), _finite(grad_half_width), _finite(grad_gamma)
+
+        return outputs, gradient
+
+    result: tf.Tensor = quantize(weights, center, half_width, gamma)
+    return result
+
+
+def _signed_transform(weights: tf.Tensor, lower: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """sign(w) clip((|w| - lower) / width, 0, 1) as a soft threshold, which needs neither sign nor magnitude."""
+    excess = weights - tf.clip_by_value(weights, -lower, lower)
+    return tf.clip_by_value(excess, -width, width) / width
+
+
+def _transform(weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value((tf.abs(weights) - (center - half_width)) / (2.0 * half_width), 0.0, 1.0)
+
+
+def _sum_to(values: tf.Tensor, parameter: tf.Tensor) -> tf.Tensor:
+    """Sums over the leading axes that `parameter` does not have."""
+    return tf.reduce_sum(values, axis=list(range(values.shape.rank - parameter.shape.rank)))
+
+
+def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """The sum of products in one pass, without the tensor of products."""
+    return tf.tensordot(tf.reshape(a, [-1]), tf.reshape(b, [-1]), 1)
+
+
+def _finite(gradient: tf.Tensor) -> tf.Tensor:
+    return tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))

@@ -1,0 +1,48 @@
+"""Straight-through estimators: what stands in for the derivative of a rounding, which is 0 almost everywhere.
+
+Reference: Yin et al., "Understanding Straight-Through Estimator in Training Activation Quantized Neural Nets"
+(arXiv 1903.05662), section 3.2 of the formulas: identity 1, ReLU 1{x > 0}, clipped ReLU 1{0 < x <= upper}.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+COARSE_DERIVATIVES = ("identity", "relu", "clipped_relu")
+
+
+@tf.custom_gradient
+def round_straight_through(x: tf.Tensor) -> Any:
+    """Rounds to the nearest integer, ties to even.
+
+    Forward: round(x). Gradient: 1. Shapes: any.
+    """
+    return tf.round(x), lambda upstream: upstream
+
+
+@tf.custom_gradient
+def replace_forward(x: tf.Tensor, value: tf.Tensor) -> Any:
+    """Takes the value of one tensor and the gradient of another: `value` forward, identity in `x`.
+
+    Forward: value. Gradient: 1 in x, none in value. Shapes: both the same.
+    Reference: BinaryConnect-style projection, where the gradient at the quantized weights goes to the float ones.
+    """
+    return tf.identity(value), lambda upstream: (upstream, None)
+
+
+def coarse_derivative(x: tf.Tensor, upper: tf.Tensor | float, kind: str = "clipped_relu") -> tf.Tensor:
+    """The factor that a quantized ReLU with levels up to `upper` multiplies its upstream gradient by.
+
+    Forward: identity 1; relu 1{x > 0}; clipped_relu 1{0 < x <= upper}. Gradient: none (it is one).
+
+    Raises:
+        ValueError: `kind` is not one of `COARSE_DERIVATIVES`.
+    """
+    if kind not in COARSE_DERIVATIVES:
+        raise ValueError(f"Got the estimator {kind!r}, expected one of {', '.join(COARSE_DERIVATIVES)}.")
+    if kind == "identity":
+        return tf.ones_like(x)
+    positive = x > 0
+    return tf.cast(positive if kind == "relu" else positive & (x <= upper), x.dtype)
