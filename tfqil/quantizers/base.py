@@ -1,0 +1,114 @@
+"""What every quantizer can say: its output, and the grid that the output lies on."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+
+from tfqil.numerics.grid import ActivationGrid, WeightGrid
+
+Variables = Mapping[str, Any]
+
+# The first training batches that set the intervals of a model that was not calibrated.
+FIRST_BATCHES = 4
+
+
+class _DataclassQuantizer(tfmot.quantization.keras.quantizers.Quantizer):  # type: ignore[misc]
+    """Configuration of a quantizer that is a frozen keyword-only dataclass."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The fields, as Keras stores them."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """The inverse of `get_config`."""
+        return cls(**config)
+
+
+class WeightQuantizer(_DataclassQuantizer, abc.ABC):
+    """A quantizer of weights onto w = step * codes.
+
+    Variables, if any, live in the dictionary that `build` returns, and are float32.
+    """
+
+    @abc.abstractmethod
+    def codes(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
+        """The integers of a kernel, held as floats, in its shape."""
+
+    @abc.abstractmethod
+    def step(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
+        """The step, positive, a scalar or in the shape of the kernel's output channels."""
+
+    def initialize(self, kernel: tf.Tensor, variables: Variables) -> None:
+        """Fits the variables to a float kernel; quantizers without any need nothing."""
+        del kernel, variables
+
+    def grid(self, kernel: Any, variables: Variables) -> WeightGrid:
+        """The integers and the step that the network computes with when `training` is False."""
+        kernel = tf.convert_to_tensor(kernel)
+        codes = np.asarray(self.codes(kernel, variables))
+        return WeightGrid(codes=np.rint(codes).astype(np.int32), step=np.asarray(self.step(kernel, variables)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What calibration saw of a tensor.
+
+    Attributes:
+        minimum, maximum: float32 scalars, both finite; 0 is counted as seen.
+        counts: histogram of the positive part over [0, maximum], `interval_search.BINS` bins.
+    """
+
+    minimum: Any
+    maximum: Any
+    counts: Any
+
+
+class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
+    """A quantizer of activations onto x = step * (code - zero), after subtracting `lower`."""
+
+    @abc.abstractmethod
+    def step_zero_lower(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The parameters of the grid as float32 scalars."""
+
+    @abc.abstractmethod
+    def initialize(self, observation: Observation, variables: Variables) -> None:
+        """Fits the variables to what calibration saw; works inside `tf.function`."""
+
+    @property
+    @abc.abstractmethod
+    def is_signed(self) -> bool:
+        """Whether the grid has negative levels."""
+
+    def is_initialized(self, variables: Variables) -> bool:
+        """Whether data have set the variables."""
+        batches = variables.get("observed_batches")
+        return batches is None or int(batches) > 0
+
+    def without_lower(self) -> ActivationQuantizer:
+        """The same quantizer with a lower end that stays 0, for tensors where an exporter cannot subtract it."""
+        return self
+
+    def grid(self, variables: Variables) -> ActivationGrid:
+        """The levels that the network computes with when `training` is False."""
+        step, zero, lower = (float(value) for value in self.step_zero_lower(variables))
+        return ActivationGrid(step=step, bits=self.bits, zero=round(zero), lower=lower)  # type: ignore[attr-defined]
+
+
+def add_observed_batches(layer: Any, name: str) -> Any:
+    """The counter of batches that have set an interval; a variable, so that it is saved with the model."""
+    return layer.add_weight(
+        name=f"{name}_observed_batches",
+        shape=(),
+        dtype=tf.int32,
+        initializer="zeros",
+        trainable=False,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )

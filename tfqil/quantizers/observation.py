@@ -1,0 +1,36 @@
+"""Observing tensors: the range and the histogram from which intervals start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfqil.numerics import interval_search
+from tfqil.quantizers.base import FIRST_BATCHES, ActivationQuantizer, Observation, Variables
+
+
+def observe(inputs: tf.Tensor) -> Observation:
+    """The observation of one batch; entries that are not finite count as 0."""
+    inputs = tf.where(tf.math.is_finite(inputs), inputs, tf.zeros_like(inputs))
+    maximum = tf.maximum(tf.reduce_max(inputs), 0.0)
+    counts = interval_search.histogram(inputs, maximum)
+    return Observation(minimum=tf.minimum(tf.reduce_min(inputs), 0.0), maximum=maximum, counts=counts)
+
+
+def initialize_on_first_batches(quantizer: ActivationQuantizer, inputs: tf.Tensor, variables: Variables) -> None:
+    """Lets the first training batches of an uncalibrated model set its intervals."""
+    batches = variables["observed_batches"]
+
+    def initialize() -> Any:
+        quantizer.initialize(observe(tf.stop_gradient(inputs)), variables)
+        return tf.constant(True)
+
+    tf.cond(batches < FIRST_BATCHES, initialize, lambda: tf.constant(False))
+
+
+def running_mean(variable: Any, value: tf.Tensor, batches: tf.Tensor, *, valid: tf.Tensor) -> None:
+    """Averages a value over the batches that are counted so far; an invalid value changes nothing."""
+    current = tf.convert_to_tensor(variable)
+    updated = current + (value - current) / tf.cast(batches + 1, current.dtype)
+    variable.assign(tf.where(valid, updated, current))

@@ -1,0 +1,180 @@
+"""Uniform quantizers by range: the 8-bit grids of edges and of tensors that several kinds of layers share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from tfqil import _host
+from tfqil.numerics import affine, ste
+from tfqil.numerics.grid import check_bits
+from tfqil.quantizers.base import (
+    ActivationQuantizer,
+    Observation,
+    Variables,
+    WeightQuantizer,
+    add_observed_batches,
+)
+from tfqil.quantizers.observation import initialize_on_first_batches, running_mean
+
+# How much of the range a training batch renews once the first batches have set it.
+_MOVING_AVERAGE_RATE = 0.01
+
+
+@_host.serializable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaxAbsWeightQuantizer(WeightQuantizer):
+    """Weights on symmetric levels up to the largest magnitude; it has no variables.
+
+    Forward: s round(w / s), s = max|w| / q, q = 2^(bits-1) - 1. Gradient: identity.
+    Shapes and units: s is a scalar, or one per output channel, in the units of the weights.
+    Raises: TypeError or ValueError if bits is no integer from 2 to 8.
+    Reference: Jacob et al., CVPR 2018; what TFMOT's 8-bit scheme does.
+    """
+
+    bits: int = 8
+    per_channel: bool = True
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits)
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Adds no variable; remembers how many axes number the output channels."""
+        del name
+        inner = getattr(layer, "layer", layer)
+        return {"channel_rank": len(_host.channel_shape(inner, tensor_shape)) if self.per_channel else 0}
+
+    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+        """The quantized weights, the same in training and inference."""
+        del training, kwargs
+        step = self.step(inputs, weights)
+        return ste.replace_forward(inputs, tf.round(inputs / step) * step)
+
+    def codes(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
+        """The integers of a kernel, held as floats."""
+        return tf.round(kernel / self.step(kernel, variables))
+
+    def step(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
+        """max|w| / q."""
+        return affine.largest_magnitude_step(kernel, variables["channel_rank"], bits=self.bits)
+
+
+@_host.serializable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RangeActivationQuantizer(ActivationQuantizer):
+    """Activations on the levels between the ends of their range, 0 being one of the levels.
+
+    Forward: s clip(round(x / s), -z, q - z), s = (maximum - minimum) / q, z = round(-minimum / s), q = 2^bits - 1.
+    Gradient: 1 inside the range, else 0. The range is a moving average over training batches, not learned.
+    Shapes and units: scalars in the units of the activations.
+    Raises: TypeError or ValueError if bits is no integer from 2 to 8.
+    Reference: Jacob et al., CVPR 2018; what TFMOT's 8-bit scheme does.
+
+    Attributes:
+        bits: width, 2 to 8.
+        signed: whether negative values occur; if not, the lower end of the range is 0 and a ReLU is absorbed.
+    """
+
+    bits: int = 8
+    signed: bool = True
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the grid has negative levels."""
+        return self.signed
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Adds the ends of the range and the count of observed batches to `layer`."""
+        del tensor_shape
+        variables = {"observed_batches": add_observed_batches(layer, name)}
+        ends = {"minimum": -6.0, "maximum": 6.0} if self.signed else {"maximum": 6.0}
+        for key, value in ends.items():
+            variables[key] = layer.add_weight(
+                name=f"{name}_{key}",
+                shape=(),
+                initializer=tf.constant_initializer(value),
+                trainable=False,
+                aggregation=tf.VariableAggregation.MEAN,
+            )
+        return variables
+
+    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+        """The quantized activations; training batches move the range."""
+        del kwargs
+        if training:
+            initialize_on_first_batches(self, inputs, weights)
+            self._follow(inputs, weights)
+        step, zero, _ = self.step_zero_lower(weights)
+        return affine.quantize_affine(inputs, step, zero, bits=self.bits)
+
+    def step_zero_lower(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The nudged grid of the range; nothing is subtracted."""
+        maximum = tf.convert_to_tensor(variables["maximum"])
+        minimum = tf.convert_to_tensor(variables["minimum"]) if self.signed else tf.zeros_like(maximum)
+        step, zero = affine.range_step_and_zero(minimum, maximum, bits=self.bits)
+        return step, zero, tf.zeros_like(step)
+
+    def initialize(self, observation: Observation, variables: Variables) -> None:
+        """Sets the ends of the range, averaged over batches."""
+        batches = tf.convert_to_tensor(variables["observed_batches"])
+        ends = {"minimum": observation.minimum, "maximum": observation.maximum}
+        for name in ("minimum", "maximum"):
+            if name in variables:
+                end = tf.convert_to_tensor(ends[name])
+                running_mean(variables[name], end, batches, valid=tf.math.is_finite(end))
+        variables["observed_batches"].assign(batches + 1)
+
+    def _follow(self, inputs: tf.Tensor, variables: Variables) -> None:
+        inputs = tf.stop_gradient(inputs)
+        ends = {"minimum": tf.minimum(tf.reduce_min(inputs), 0.0), "maximum": tf.maximum(tf.reduce_max(inputs), 0.0)}
+        for name in ("minimum", "maximum"):
+            if name in variables:
+                current = tf.convert_to_tensor(variables[name])
+                moved = current + _MOVING_AVERAGE_RATE * (ends[name] - current)
+                variables[name].assign(tf.where(tf.math.is_finite(moved), moved, current))
+
+
+@_host.serializable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FixedActivationQuantizer(ActivationQuantizer):
+    """Activations on a grid that the runtime prescribes: softmax and sigmoid 1/256, tanh 1/128.
+
+    Forward: s clip(round(x / s), -z, 255 - z). Gradient: 1 inside the range, else 0. It has no variables.
+    Reference: the int8 specification of LiteRT.
+    """
+
+    step: float = 1 / 256
+    zero: int = 0
+
+    @property
+    def bits(self) -> int:
+        """8: the runtime knows no other such grids."""
+        return 8
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the grid has negative levels."""
+        return self.zero > 0
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Adds no variable."""
+        del tensor_shape, name, layer
+        return {}
+
+    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+        """The quantized activations, the same in training and inference."""
+        del training, weights, kwargs
+        return affine.quantize_affine(inputs, tf.constant(self.step), tf.constant(float(self.zero)), bits=self.bits)
+
+    def step_zero_lower(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The prescribed grid."""
+        return tf.constant(self.step), tf.constant(float(self.zero)), tf.constant(0.0)
+
+    def initialize(self, observation: Observation, variables: Variables) -> None:
+        """Nothing to fit."""
+        del observation, variables
