@@ -1,0 +1,90 @@
+"""The report of a quantized model: what every layer got, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from tfqil.scheme.kinds import Kind, kind_of
+from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
+
+_REASONS = {
+    Kind.NORM: "is folded into the layer before it, or becomes a depthwise layer",
+    Kind.INPUT: "its tensor is quantized by the layer behind it",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What one layer of a quantized model got.
+
+    Attributes:
+        layer: its name; for a kernel the name in the float model.
+        role: "kernel", "tensor" or what the layer does to a grid.
+        bits: width of the grid; None where the layer has none of its own.
+        quantizer: the class of the quantizer; None where there is none.
+        reason: why.
+    """
+
+    layer: str
+    role: str
+    bits: int | None
+    quantizer: str | None
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlacementReport:
+    """One `Placement` per layer, in the order of the model; `str` gives a table."""
+
+    rows: tuple[Placement, ...]
+
+    def __iter__(self) -> Iterator[Placement]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, layer: str) -> Placement:
+        for row in self.rows:
+            if row.layer == layer:
+                return row
+        raise KeyError(f"Got the layer name {layer!r}, expected one of {', '.join(row.layer for row in self.rows)}.")
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The rows as plain values."""
+        return [dataclasses.asdict(row) for row in self.rows]
+
+    def __str__(self) -> str:
+        cells = [("layer", "role", "bits", "quantizer", "reason")]
+        cells += [(r.layer, r.role, str(r.bits or "-"), r.quantizer or "-", r.reason) for r in self.rows]
+        widths = [max(len(row[column]) for row in cells) for column in range(4)]
+        lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in cells]
+        return "\n".join(lines)
+
+
+def placements(q_model: Any) -> PlacementReport:
+    """Says for every layer of a quantized model what it got and why."""
+    return PlacementReport(rows=tuple(_placement(layer) for layer in q_model.layers))
+
+
+def _placement(layer: Any) -> Placement:
+    if isinstance(layer, QuantizedLayer):
+        return _quantized(layer.layer.name, "kernel", layer.weight_quantizer, layer.reason)
+    if isinstance(layer, QuantizeActivation):
+        return _quantized(layer.name, "tensor", layer.quantizer, layer.reason)
+    kind = kind_of(layer)
+    if kind is Kind.LINEAR:
+        reason = "stays in float: edge_bits is None, or its config has no weight quantizer"
+        return Placement(layer=layer.name, role="kernel", bits=None, quantizer=None, reason=reason)
+    if kind is None:
+        return Placement(
+            layer=layer.name, role="unknown", bits=None, quantizer=None, reason="not placed by LowBitScheme"
+        )
+    reason = _REASONS.get(kind, "has nothing to quantize of its own")
+    return Placement(layer=layer.name, role=kind.value, bits=None, quantizer=None, reason=reason)
+
+
+def _quantized(name: str, role: str, quantizer: Any, reason: str) -> Placement:
+    return Placement(layer=name, role=role, bits=quantizer.bits, quantizer=type(quantizer).__name__, reason=reason)

@@ -1,0 +1,120 @@
+"""Calibration: activation intervals from data, before the first training step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfqil import _host
+from tfqil.quantizers.observation import observe
+from tfqil.scheme.layers import QuantizeActivation
+
+_ARRAY_BATCH = 64
+
+
+def calibrate(q_model: Any, dataset: Any, batches: int = 8) -> Any:
+    """Sets the activation intervals of a quantized model from data; its weights do not change.
+
+    Each interval becomes the one that minimises the squared error to the tensor (ranges: its ends), averaged over
+    the batches. Tensors flow unrounded between layers, so the order of layers does not matter.
+
+    Args:
+        q_model: a model from `quantize_model` or `quantize_apply`.
+        dataset: a `tf.data.Dataset` or other iterable of batches, each the inputs or a tuple that starts with them;
+            or an array of examples, or for several inputs a list or tuple of arrays.
+        batches: how many batches to use at most.
+
+    Returns:
+        `q_model`, for chaining.
+
+    Raises:
+        ValueError: no quantized tensors, no batch, a batch of another shape, or NaN or Inf in a batch; the
+            intervals are then as they were.
+    """
+    _host.require_functional(q_model)
+    quantizing = [layer for layer in q_model.layers if isinstance(layer, QuantizeActivation)]
+    if not quantizing:
+        raise ValueError(f"Got the float model {q_model.name!r}, expected one from tfqil.quantize_model.")
+    if batches < 1:
+        raise ValueError(f"Got batches={batches}, expected at least 1.")
+    data = [_checked(batch, q_model) for batch in itertools.islice(_batches(dataset), batches)]
+    if not data:
+        raise ValueError("Got a data set without a batch, expected at least one: pass some training examples.")
+    _require_finite_tensors(q_model, data[0])
+    for layer in quantizing:
+        if "observed_batches" in layer.quantizer_variables:
+            layer.quantizer_variables["observed_batches"].assign(0)
+    for batch in data:
+        _host.evaluate(q_model, batch, _initializing)
+    return q_model
+
+
+def _initializing(node: _host.Node, tensors: list[Any]) -> Any:
+    """Runs a layer, but lets a quantizer look at its tensor instead of rounding it."""
+    layer = node.layer
+    if not isinstance(layer, QuantizeActivation):
+        return _host.run_as_before(node, layer, tensors)
+    layer.quantizer.initialize(observe(tensors[0]), layer.quantizer_variables)
+    return _passed(layer, tensors[0])
+
+
+def _passed(layer: QuantizeActivation, tensor: tf.Tensor) -> tf.Tensor:
+    return tensor if layer.quantizer.is_signed else tf.nn.relu(tensor)
+
+
+def _require_finite_tensors(q_model: Any, batch: list[tf.Tensor]) -> None:
+    """Raises one sentence that names the first tensor with NaN or Inf: its weights are broken."""
+
+    def call(node: _host.Node, tensors: list[Any]) -> Any:
+        if not isinstance(node.layer, QuantizeActivation):
+            return _host.run_as_before(node, node.layer, tensors)
+        if not bool(tf.reduce_all(tf.math.is_finite(tensors[0]))):
+            raise ValueError(
+                f"Got NaN or Inf in the tensor that {node.layer.name!r} quantizes, expected finite numbers: the "
+                "weights before it are broken; restore a checkpoint."
+            )
+        return _passed(node.layer, tensors[0])
+
+    _host.evaluate(q_model, batch, call)
+
+
+def _batches(dataset: Any) -> Iterator[Any]:
+    if isinstance(dataset, (np.ndarray, tf.Tensor)):
+        return (dataset[start : start + _ARRAY_BATCH] for start in range(0, len(dataset), _ARRAY_BATCH))
+    if isinstance(dataset, (list, tuple)) and all(isinstance(part, np.ndarray) for part in dataset) and dataset:
+        starts = range(0, len(dataset[0]), _ARRAY_BATCH)
+        return ([part[start : start + _ARRAY_BATCH] for part in dataset] for start in starts)
+    if not isinstance(dataset, Iterable):
+        raise TypeError(
+            f"Got {type(dataset).__name__} as the data set, expected an array, a tf.data.Dataset or another iterable "
+            "of batches."
+        )
+    return iter(dataset)
+
+
+def _checked(batch: Any, q_model: Any) -> list[tf.Tensor]:
+    """The inputs of a batch as finite tensors of the model's shapes."""
+    inputs = batch[0] if isinstance(batch, tuple) else batch
+    if isinstance(inputs, dict):
+        inputs = [inputs[name] for name in q_model.input_names]
+    arrays = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    if len(arrays) != len(q_model.inputs):
+        raise ValueError(f"Got {len(arrays)} input arrays in a batch, expected {len(q_model.inputs)}.")
+    tensors = []
+    for array, expected in zip(arrays, q_model.inputs, strict=True):
+        tensor = tf.cast(tf.convert_to_tensor(array), expected.dtype)
+        if not expected.shape.is_compatible_with(tensor.shape):
+            raise ValueError(
+                f"Got calibration data of shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}: pass batches "
+                "of examples as the model takes them."
+            )
+        if not tensor.shape[0]:
+            raise ValueError("Got an empty batch of calibration data, expected examples: drop the empty batch.")
+        if tensor.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(tensor))):
+            raise ValueError("Got NaN or Inf in the calibration data, expected finite numbers: clean the data first.")
+        tensors.append(tensor)
+    return tensors
