@@ -1,0 +1,110 @@
+"""From a trained model to the bytes of an integer-only LiteRT file."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfqil.export.freeze import require_calibrated, require_quantized
+from tfqil.export.inspect import inspect
+from tfqil.export.layers import IntegerQuantize
+from tfqil.export.lower import deployable
+from tfqil.export.pack import STORAGES, pack
+from tfqil.export.verify import compare_with_deployable
+
+# Random examples of the check that every written file passes; few, since the rounding of each output is a test.
+_CHECKED_EXAMPLES = 4
+
+
+def convert(
+    q_model: Any,
+    storage: str = "fastest",
+    *,
+    path: str | os.PathLike[str] | None = None,
+    allow_float: bool = False,
+    check: bool = True,
+) -> bytes:
+    """Converts a quantized model to a LiteRT file whose integers are the trained ones.
+
+    Args:
+        q_model: a calibrated or trained model from `quantize_model` or `quantize_apply`.
+        storage: "fastest" (INT8 for spatial and depthwise convolutions, INT4 for dense and pointwise layers where
+            XNNPACK has kernels), "smallest" (INT4 everywhere the runtime takes it, INT2 for dense and pointwise
+            layers whose codes fit) or "int8" (for old runtimes).
+        path: writes the file there too; it must not exist yet.
+        allow_float: return a file in which some operators compute in float, as `edge_bits=None` makes it.
+        check: run the file once on random inputs and compare it bit for bit with `deployable(q_model)`.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        TypeError, ValueError: a float or uncalibrated model, an unknown storage, or float operators in the file.
+        FileExistsError: `path` exists.
+        RuntimeError: the written file does not compute what the model does; nothing is returned or written.
+    """
+    if storage not in STORAGES:
+        raise ValueError(f"Got storage={storage!r}, expected one of {', '.join(map(repr, STORAGES))}.")
+    require_quantized(q_model)
+    require_calibrated(q_model)
+    if path is not None and pathlib.Path(path).exists():
+        raise FileExistsError(f"Got the existing path {str(path)!r}, expected a new one: remove the file first.")
+    plain = deployable(q_model)
+    converter = tf.lite.TFLiteConverter.from_keras_model(plain)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    tflite = pack(converter.convert(), storage)
+    report = inspect(tflite)
+    if not report.integer_only and not allow_float:
+        raise ValueError(
+            f"Got a file that computes in float ({'; '.join(report.float_leftovers)}), expected integers only: give "
+            "those layers quantizers (edge_bits=8), or pass allow_float=True."
+        )
+    if check and report.integer_only:
+        _require_equal(q_model, tflite, _random_inputs(plain))
+    if path is not None:
+        _write(tflite, pathlib.Path(path))
+    return tflite
+
+
+def _require_equal(q_model: Any, tflite: bytes, inputs: list[np.ndarray]) -> None:
+    comparison = compare_with_deployable(q_model, tflite, inputs)
+    if comparison.different_weights:
+        raise RuntimeError(
+            f"Got other integers or scales in the file than were trained ({', '.join(comparison.different_weights)}), "
+            "expected the same: please report this model; check=False returns the file all the same."
+        )
+    if comparison.differing_outputs:
+        raise RuntimeError(
+            f"Got {comparison.differing_outputs} of {comparison.outputs} outputs of the file that differ from the "
+            "model's integer arithmetic, expected 0: the runtime's kernels may round in another way on this machine; "
+            "check=False returns the file all the same."
+        )
+
+
+def _random_inputs(plain: Any) -> list[np.ndarray]:
+    """Examples that cover the range of each input's grid."""
+    random = np.random.default_rng(0)
+    ranges = [
+        (-(128 + layer.grid.zero_point) * layer.grid.scale, (127 - layer.grid.zero_point) * layer.grid.scale)
+        for layer in plain.layers
+        if isinstance(layer, IntegerQuantize)
+    ]
+    low, high = (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (-1.0, 1.0)
+    return [
+        random.uniform(low, high, (_CHECKED_EXAMPLES, *(size or 1 for size in tensor.shape[1:]))).astype(np.float32)
+        for tensor in plain.inputs
+    ]
+
+
+def _write(content: bytes, path: pathlib.Path) -> None:
+    """Writes a new file in one step: it is whole, or it is not there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)

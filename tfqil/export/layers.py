@@ -1,0 +1,255 @@
+"""The layers of a deployable model: integer arithmetic when they run eagerly, fake quantization when traced.
+
+Run eagerly (`model(x)`, and `model.predict(x)`, since `deployable` sets `run_eagerly`), a layer computes the integers
+of the file with the runtime's own formulas and returns them times their scale: bit for bit what the file computes.
+Traced into a graph, it writes the 8-bit fake quantizations that any TFLiteConverter turns into those integers.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfqil import _host
+from tfqil.export import arithmetic, arithmetic_tables
+from tfqil.export.arithmetic import Int8Grid
+from tfqil.export.grids import fake_quant_range, weight_range
+
+# Sums of products of integers below this are exact in float32, in any order.
+_EXACT_IN_FLOAT32 = 2**24
+
+_LOOKUPS: dict[str, tuple[Callable[..., NDArray[np.int32]], Callable[..., tf.Tensor]]] = {
+    "sigmoid": (arithmetic_tables.logistic, tf.sigmoid),
+    "tanh": (arithmetic_tables.tanh, tf.tanh),
+    "softmax": (arithmetic_tables.softmax, tf.nn.softmax),
+}
+
+
+class IntegerLayer(_host.Layer, abc.ABC):  # type: ignore[misc, name-defined]
+    """A layer with an int8 output grid.
+
+    Args:
+        grid: scale and zero point of the output.
+        activation: "none", "relu" or "relu6": what the operator clips at.
+    """
+
+    def __init__(self, grid: Int8Grid, activation: str = "none", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.grid = grid
+        self.activation = activation
+
+    @abc.abstractmethod
+    def integers(self, inputs: Any) -> NDArray[np.int32]:
+        """The stored integers of the output for eager inputs."""
+
+    @abc.abstractmethod
+    def floats(self, inputs: Any) -> tf.Tensor:
+        """The output before activation and rounding, as a converter shall see it."""
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """The output on its grid."""
+        if tf.executing_eagerly():
+            values = (self.integers(inputs) - self.grid.zero_point).astype(np.float32) * np.float32(self.grid.scale)
+            return tf.constant(values)
+        outputs = self.floats(inputs)
+        if self.activation != "none":
+            outputs = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[self.activation](outputs)
+        low, high = fake_quant_range(self.grid)
+        return tf.quantization.fake_quant_with_min_max_vars(outputs, low, high, num_bits=8)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The lowest and highest stored integer that the fused activation leaves."""
+        return arithmetic.fused_range(self.grid, self.activation)
+
+
+class IntegerQuantize(IntegerLayer):
+    """Puts a float tensor on a grid (QUANTIZE)."""
+
+    def integers(self, inputs: Any) -> NDArray[np.int32]:
+        """Rounded to the nearest, ties to even."""
+        return np.clip(arithmetic.quantize(inputs.numpy(), self.grid), *self.bounds)
+
+    def floats(self, inputs: Any) -> tf.Tensor:
+        """The input."""
+        return inputs
+
+
+class IntegerLinear(IntegerLayer):
+    """A convolution, depthwise convolution or dense layer on integers.
+
+    Args:
+        operator: "conv", "depthwise" or "dense".
+        codes: integers of the kernel, (kh, kw, I, O), (kh, kw, C, M) or (I, O).
+        steps: their step per output channel, (O,) or (C * M,).
+        bias_codes: integers of the bias in units of input step * step, (O,).
+        input_grid: grid of the input.
+        strides, padding, dilations: of the convolution; padding "same" or "valid".
+        kernels: which kernels run it: "xnnpack", or "builtin" where XNNPACK refuses.
+    """
+
+    def __init__(
+        self,
+        *,
+        operator: str,
+        codes: NDArray[np.int32],
+        steps: NDArray[np.float32],
+        bias_codes: NDArray[np.int64],
+        input_grid: Int8Grid,
+        strides: Sequence[int] = (1, 1),
+        padding: str = "valid",
+        dilations: Sequence[int] = (1, 1),
+        kernels: str = "xnnpack",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.operator, self.kernels, self.input_grid = operator, kernels, input_grid
+        self.codes, self.steps, self.bias_codes = codes, steps, bias_codes
+        self._strides, self._padding, self._dilations = tuple(strides), padding.upper(), tuple(dilations)
+
+    def integers(self, inputs: Any) -> NDArray[np.int32]:
+        """The runtime's accumulator, exact, and its requantization."""
+        levels = tf.round(inputs / np.float32(self.input_grid.scale))
+        dtype = tf.float32 if self._largest_sum() < _EXACT_IN_FLOAT32 else tf.float64
+        accumulator = self._apply(tf.cast(levels, dtype), tf.constant(self.codes, dtype)).numpy() + self.bias_codes
+        low, high = self.bounds
+        return arithmetic.requantize(
+            accumulator,
+            input_scale=self.input_grid.scale,
+            weight_scales=self.steps,
+            output=self.grid,
+            low=low,
+            high=high,
+            kernels=self.kernels,
+        )
+
+    def floats(self, inputs: Any) -> tf.Tensor:
+        """The same with the kernel as an 8-bit fake quantization of any grid of up to 8 bits."""
+        codes = self.codes[None, None] if self.operator == "dense" else self.codes
+        # Channels last, since the fake quantization has a range for each index of the last axis.
+        flat = codes.reshape(*codes.shape[:2], -1) if self.operator == "depthwise" else codes
+        low, high = weight_range(self.steps)
+        kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            (flat * self.steps).astype(np.float32), low, high, num_bits=8, narrow_range=True
+        )
+        if self.operator == "depthwise":
+            kernel = tf.reshape(kernel, codes.shape)  # The converter does not follow tf.expand_dims here.
+        bias = self.bias_codes * (np.float64(np.float32(self.input_grid.scale)) * self.steps)
+        return self._in_convolution_shape(inputs, kernel, bias.astype(np.float32))
+
+    def _in_convolution_shape(self, inputs: tf.Tensor, kernel: tf.Tensor, bias: NDArray[np.float32]) -> tf.Tensor:
+        """Runs a dense layer as a 1x1 convolution, in which alone the converter takes a step per channel.
+
+        Packing turns that into FULLY_CONNECTED and drops the reshapes.
+        """
+        if self.operator != "dense":
+            return self._apply(inputs, kernel) + bias
+        outputs = tf.nn.conv2d(tf.reshape(inputs, [-1, 1, 1, kernel.shape[2]]), kernel, 1, "VALID") + bias
+        if self.activation != "none":
+            outputs = tf.nn.relu(outputs)
+        return tf.reshape(outputs, [-1, *inputs.shape[1:-1], kernel.shape[3]])
+
+    def _apply(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        if self.operator == "dense":
+            return tf.tensordot(inputs, kernel, 1)
+        strides = (1, *self._strides, 1)
+        if self.operator == "depthwise":
+            return tf.nn.depthwise_conv2d(inputs, kernel, strides, self._padding, dilations=self._dilations)
+        return tf.nn.conv2d(inputs, kernel, strides, self._padding, dilations=self._dilations)
+
+    def _largest_sum(self) -> float:
+        """An upper bound of the partial sums of products."""
+        axes = (0, 1) if self.operator == "depthwise" else tuple(range(self.codes.ndim - 1))
+        offsets = (127 - self.input_grid.zero_point, 128 + self.input_grid.zero_point)
+        return float(np.abs(self.codes).sum(axis=axes).max() * max(offsets))
+
+
+class IntegerAdd(IntegerLayer):
+    """Adds two tensors, each on its own grid (ADD)."""
+
+    def __init__(self, *, input_grids: Sequence[Int8Grid], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._input_grids = tuple(input_grids)
+
+    def integers(self, inputs: Any) -> NDArray[np.int32]:
+        """The runtime's fixed-point sum."""
+        (first, first_grid), (second, second_grid) = zip(inputs, self._input_grids, strict=True)
+        a, b = stored(first, first_grid), stored(second, second_grid)
+        return arithmetic.add(a, first_grid, b, second_grid, self.grid, *self.bounds)
+
+    def floats(self, inputs: Any) -> tf.Tensor:
+        """The sum."""
+        return inputs[0] + inputs[1]
+
+
+class IntegerShift(IntegerLayer):
+    """Subtracts a constant and changes the grid (SUB): a quantizer between an 8-bit tensor and its readers.
+
+    The constant is stored as one step of a grid of its own, or 0. XNNPACK changes grids with 20 bits of precision
+    here, and with 8 in QUANTIZE, which therefore is no substitute.
+    """
+
+    def __init__(self, *, input_grid: Int8Grid, offset: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._input_grid = input_grid
+        lowest = self.grid.scale * arithmetic.ADD_SCALE_LIMITS[0] * 2
+        # Below that, an offset is less than a 500th of a step, and XNNPACK would refuse its scale.
+        self._code = 0 if offset < lowest else 1
+        self._constant_grid = Int8Grid(scale=offset if self._code else self.grid.scale, zero_point=0)
+
+    def integers(self, inputs: Any) -> NDArray[np.int32]:
+        """The runtime's fixed-point difference."""
+        constant = np.int32(self._code)
+        x = stored(inputs, self._input_grid)
+        return arithmetic.subtract(x, self._input_grid, constant, self._constant_grid, self.grid, *self.bounds)
+
+    def floats(self, inputs: Any) -> tf.Tensor:
+        """The difference; the fake quantization gives the constant its grid."""
+        low, high = fake_quant_range(self._constant_grid)
+        value = np.float32(self._code * self._constant_grid.scale)
+        return inputs - tf.quantization.fake_quant_with_min_max_vars(value, low, high, num_bits=8)
+
+
+class IntegerMean(IntegerLayer):
+    """Averages over all positions (MEAN)."""
+
+    def __init__(self, *, input_grid: Int8Grid, keepdims: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._input_grid, self._keepdims = input_grid, keepdims
+
+    def integers(self, inputs: Any) -> NDArray[np.int32]:
+        """The runtime's float32 average of the stored integers."""
+        result = arithmetic.mean(stored(inputs, self._input_grid), self._input_grid, self.grid)
+        return result[:, None, None, :] if self._keepdims else result
+
+    def floats(self, inputs: Any) -> tf.Tensor:
+        """The average."""
+        return tf.reduce_mean(inputs, axis=[1, 2], keepdims=self._keepdims)
+
+
+class IntegerLookup(IntegerLayer):
+    """Softmax, sigmoid or tanh (SOFTMAX, LOGISTIC, TANH)."""
+
+    def __init__(self, *, input_grid: Int8Grid, function: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._input_grid = input_grid
+        self._integers, self._floats = _LOOKUPS[function]
+
+    def integers(self, inputs: Any) -> NDArray[np.int32]:
+        """The runtime's table."""
+        return self._integers(stored(inputs, self._input_grid), self._input_grid)
+
+    def floats(self, inputs: Any) -> tf.Tensor:
+        """The function."""
+        return self._floats(inputs)
+
+
+def stored(values: tf.Tensor, grid: Int8Grid) -> NDArray[np.int32]:
+    """The stored integers of an eager tensor that lies on a grid."""
+    levels = np.rint(values.numpy() / np.float32(grid.scale)).astype(np.int32)
+    return np.asarray(levels + grid.zero_point, np.int32)

@@ -1,0 +1,123 @@
+"""Packs INT8 weights into INT4 and INT2, where their integers fit and the runtime has kernels.
+
+    storage     spatial, depthwise   dense, pointwise
+    "int8"      INT8                 INT8
+    "fastest"   INT8                 INT4 where XNNPACK takes it
+    "smallest"  INT4                 INT2, else INT4
+
+Integers and scales stay what they are; the runtime computes the same from either type with the same kernels.
+In convolutions, "smallest" moves the operator from XNNPACK to the builtin kernels, which round differently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from tfqil.export import flatbuffer
+from tfqil.export.compact import compact
+from tfqil.export.fold_dense import fold_dense_layers, is_pointwise, readers, to_fully_connected
+
+STORAGES = ("fastest", "smallest", "int8")
+
+# INT2 in convolutions, and both in TRANSPOSE_CONV and others, are refused by the runtime or silently garbage.
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+
+# XNNPACK wants rows of whole bytes: the number of inputs must be a multiple of this.
+_WHOLE_BYTE_ROWS = {"INT4": 2, "INT2": 4}
+
+
+def pack(tflite: bytes, storage: str) -> bytes:
+    """Returns the file with dense layers as FULLY_CONNECTED and weights in as few bits as `storage` allows.
+
+    Args:
+        tflite: what TFLiteConverter wrote from 8-bit fake quantization.
+        storage: "fastest", "smallest" or "int8", see above.
+
+    Raises:
+        ValueError: another storage, or no whole .tflite file.
+    """
+    if storage not in STORAGES:
+        raise ValueError(f"got storage={storage!r}, expected one of {STORAGES}: choose how weights are stored")
+    model = flatbuffer.load(tflite)
+    if any(buffer.offset > 1 for buffer in model.buffers):
+        raise ValueError("got a file with constants behind its flatbuffer, expected less than 2 GB: split the model")
+    fold_dense_layers(model)
+    if storage != "int8":
+        for graph in model.subgraphs:
+            for node in graph.operators:
+                _narrow(model, graph, node, smallest=storage == "smallest")
+    compact(model)
+    return flatbuffer.serialize(model)
+
+
+def _narrow(model: Any, graph: Any, node: Any, *, smallest: bool) -> None:
+    operator = flatbuffer.operator_name(model, node)
+    if operator not in (*_CONVOLUTIONS, "FULLY_CONNECTED") or not _may_narrow(model, graph, node):
+        return
+    integers = flatbuffer.read_constant(model, graph.tensors[node.inputs[1]])
+    pointwise = is_pointwise(model, graph, node)
+    if operator == "FULLY_CONNECTED" or pointwise:
+        stored = _dense_type(integers, smallest=smallest, odd_rows=smallest and not pointwise)
+        if stored is not None:
+            if pointwise:
+                to_fully_connected(model, graph, node, keep_dimensions=True)
+            _store(model, graph, node, "FULLY_CONNECTED", stored)
+            return
+    if smallest and operator in _CONVOLUTIONS and _fits(integers, "INT4"):
+        _store(model, graph, node, operator, "INT4")
+
+
+def _may_narrow(model: Any, graph: Any, node: Any) -> bool:
+    """int8 activations, and constant INT8 weights with zero points 0 that nobody else reads.
+
+    With other activations some kernels compute garbage from low-bit weights without an error.
+    """
+    int8 = schema.TensorType.INT8
+    index = int(node.inputs[1])
+    x, weights, y = graph.tensors[node.inputs[0]], graph.tensors[index], graph.tensors[node.outputs[0]]
+    if not (x.type == weights.type == y.type == int8 and flatbuffer.is_constant(model, weights)):
+        return False
+    if weights.quantization is None or weights.quantization.scale is None or np.any(weights.quantization.zeroPoint):
+        return False
+    # Grouped convolutions have fewer input channels in the weights; no kernel was checked with low-bit
+    # weights.
+    grouped = flatbuffer.operator_name(model, node) == "CONV_2D" and x.shape[-1] != weights.shape[-1]
+    sparse = weights.sparsity is not None
+    shuffled = getattr(node.builtinOptions, "weightsFormat", 0) != 0
+    users = [tensor for any_graph in model.subgraphs for tensor in any_graph.tensors if tensor.buffer == weights.buffer]
+    alone = len(users) == 1 and len(readers(graph, index)) == 1 and index not in graph.outputs
+    return alone and not (grouped or sparse or shuffled)
+
+
+def _dense_type(integers: np.ndarray, *, smallest: bool, odd_rows: bool) -> str | None:
+    """The narrowest type for weights of FULLY_CONNECTED; None if INT8 it is."""
+    row = integers.shape[-1]
+    if smallest and _fits(integers, "INT2") and row % _WHOLE_BYTE_ROWS["INT2"] == 0:
+        return "INT2"
+    if _fits(integers, "INT4") and (odd_rows or row % _WHOLE_BYTE_ROWS["INT4"] == 0):
+        return "INT4"
+    return None
+
+
+def _fits(integers: np.ndarray, stored: str) -> bool:
+    highest = 1 << (flatbuffer.WEIGHT_BITS[stored] - 1)
+    return bool(integers.size and integers.min() >= -highest and integers.max() < highest)
+
+
+def _store(model: Any, graph: Any, node: Any, operator: str, stored: str) -> None:
+    weights = graph.tensors[node.inputs[1]]
+    integers = flatbuffer.read_constant(model, weights)
+    buffer = model.buffers[weights.buffer]
+    buffer.data = flatbuffer.pack_integers(integers, flatbuffer.WEIGHT_BITS[stored])
+    weights.type = getattr(schema.TensorType, stored)
+    quantization = weights.quantization
+    if operator == "FULLY_CONNECTED" and len(quantization.scale) == 1:
+        # XNNPACK takes INT2, and older releases INT4, only with one scale per channel.
+        channels = int(weights.shape[0])
+        quantization.scale = np.repeat(quantization.scale, channels)
+        quantization.zeroPoint = np.zeros(channels, np.int64)
+        quantization.quantizedDimension = 0
+    flatbuffer.set_operator(model, node, operator, flatbuffer.OPERATOR_VERSIONS[operator, stored])

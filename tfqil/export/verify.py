@@ -1,0 +1,269 @@
+"""Verification: what a file computes against what was trained.
+
+Two distances: from the file to the lowered model, which runs the same integer arithmetic and must agree bit for bit,
+and from the file to the trained model, which computes in float and may differ where a float lies next to a rounding
+boundary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfqil import _host
+from tfqil.export import runtime
+from tfqil.export.freeze import freeze
+from tfqil.export.inspect import inspect, read_weights
+from tfqil.export.layers import IntegerLinear
+from tfqil.export.lower import Lowering
+from tfqil.scheme.layers import QuantizeActivation
+
+_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerDifference:
+    """How far the trained model's tensor is from the lowered one, behind one quantizer.
+
+    Attributes:
+        layer: name of the quantizing layer.
+        differing: share of the values that differ.
+        largest: largest difference in steps of the tensor's grid.
+    """
+
+    layer: str
+    differing: float
+    largest: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeployableComparison:
+    """The file against the lowered model.
+
+    Attributes:
+        outputs: number of output values compared.
+        differing_outputs: how many of them differ; 0 is the standard.
+        different_weights: names of the layers whose integers or scales in the file are not the trained ones.
+    """
+
+    outputs: int
+    differing_outputs: int
+    different_weights: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerificationReport:
+    """What `verify` measured.
+
+    Attributes:
+        accepted: the file is integer-only, its integers and scales are the trained ones, and no output differs from
+            the lowered model.
+        integer_only: whether every operator of the file computes on integers.
+        examples: number of inputs.
+        outputs: number of output values.
+        differing_from_deployable: outputs that differ from `deployable(q_model)` with the kernels that run the file.
+        different_weights: layers whose integers or scales in the file are not the trained ones.
+        differing_from_model: share of the outputs that differ from `q_model.predict`, in [0, 1].
+        max_lsb: largest difference from `q_model.predict`, in steps of the output grid.
+        mean_lsb: mean absolute difference, in steps of the output grid.
+        top1_agreement: share of examples whose largest output is the same class, ties counted as agreement.
+        layers: per-layer differences, if they were asked for.
+    """
+
+    accepted: bool
+    integer_only: bool
+    examples: int
+    outputs: int
+    differing_from_deployable: int
+    different_weights: tuple[str, ...]
+    differing_from_model: float
+    max_lsb: int
+    mean_lsb: float
+    top1_agreement: float
+    layers: tuple[LayerDifference, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values."""
+        values = dataclasses.asdict(self)
+        return {**values, "different_weights": list(self.different_weights), "layers": list(values["layers"])}
+
+
+def verify(q_model: Any, tflite: bytes, inputs: Any, *, per_layer: bool = False) -> VerificationReport:
+    """Compares a file with the model that it was converted from.
+
+    Args:
+        q_model: the quantized model.
+        tflite: content of the file.
+        inputs: an array of examples, or a list of one array per model input.
+        per_layer: also compare every quantized tensor of the trained model with the lowered one.
+
+    Raises:
+        TypeError, ValueError: a float or uncalibrated model, no .tflite file, or inputs of another shape.
+    """
+    arrays = _input_arrays(q_model, inputs)
+    lowering = _lowering_for(q_model, tflite)
+    lowered = lowering.model()
+    got, deployed = _run_file(tflite, arrays, q_model), _predict(lowered, arrays)
+    trained = _predict(q_model, arrays)
+    steps = [
+        np.rint((file - model) / (scale or 1.0))
+        for file, model, scale in zip(got, trained, lowering.output_scales, strict=True)
+    ]
+    magnitudes = np.abs(np.concatenate([difference.ravel() for difference in steps]))
+    differing = _count_differing(got, deployed)
+    different_weights = _different_weights(lowered, q_model, tflite)
+    integer_only = inspect(tflite).integer_only
+    return VerificationReport(
+        accepted=integer_only and not differing and not different_weights,
+        integer_only=integer_only,
+        examples=len(arrays[0]),
+        outputs=magnitudes.size,
+        differing_from_deployable=differing,
+        different_weights=different_weights,
+        differing_from_model=float(np.mean(magnitudes > 0)),
+        max_lsb=int(magnitudes.max()),
+        mean_lsb=float(magnitudes.mean()),
+        top1_agreement=_top1_agreement(got[0], trained[0]),
+        layers=_layer_differences(q_model, lowering, arrays) if per_layer else (),
+    )
+
+
+def compare_with_deployable(q_model: Any, tflite: bytes, inputs: Any) -> DeployableComparison:
+    """Compares a file with the lowered model, run with the kernels that run the file."""
+    arrays = _input_arrays(q_model, inputs)
+    lowered = _lowering_for(q_model, tflite).model()
+    got = _run_file(tflite, arrays, q_model)
+    return DeployableComparison(
+        outputs=sum(output.size for output in got),
+        differing_outputs=_count_differing(got, _predict(lowered, arrays)),
+        different_weights=_different_weights(lowered, q_model, tflite),
+    )
+
+
+def _lowering_for(q_model: Any, tflite: bytes) -> Lowering:
+    """The lowering with the rounding of the kernels that run each layer of the file."""
+    frozen = freeze(q_model)
+    builtin = (weight.name for weight in inspect(tflite).weights if weight.kernels == "builtin")
+    names = (layer_of(name, frozen) for name in builtin)
+    return Lowering(q_model, frozenset(name for name in names if name is not None))
+
+
+def layer_of(tensor_name: str, layers: Any) -> str | None:
+    """The layer that a tensor of a file belongs to: the converter joins name scopes by ';'.
+
+    The first scope that names a layer counts, and in it the longest name.
+    """
+    for scope in tensor_name.split(";"):
+        inner = f"/{scope.partition('/')[2]}/"
+        found = [name for name in layers if f"/{name}/" in inner]
+        if found:
+            return max(found, key=len)
+    return None
+
+
+def _different_weights(lowered: Any, q_model: Any, tflite: bytes) -> tuple[str, ...]:
+    """Layers without a tensor in the file that has their codes and steps."""
+    frozen = freeze(q_model)
+    in_file = read_weights(tflite)
+    by_layer = {layer_of(name, frozen): weights for name, weights in in_file.items()}
+    different = []
+    for layer in lowered.layers:
+        if isinstance(layer, IntegerLinear) and layer.name in frozen:
+            # The converter merges equal constants, so that the tensor may bear another layer's name.
+            candidates = [by_layer[layer.name]] if layer.name in by_layer else list(in_file.values())
+            if not any(_same_weights(layer, *candidate) for candidate in candidates):
+                different.append(layer.name)
+    return tuple(different)
+
+
+def _same_weights(layer: IntegerLinear, codes: NDArray[np.int8], steps: NDArray[np.float32]) -> bool:
+    return (
+        codes.size == layer.codes.size
+        and np.array_equal(codes.reshape(-1), layer.codes.reshape(-1))
+        and bool(np.all(np.broadcast_to(steps, layer.steps.shape) == layer.steps))
+    )
+
+
+def _input_arrays(q_model: Any, inputs: Any) -> list[np.ndarray]:
+    arrays = [np.asarray(a, np.float32) for a in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    shapes = [tensor.shape for tensor in q_model.inputs]
+    fits = len(arrays) == len(shapes) and all(
+        shape.is_compatible_with(array.shape) for shape, array in zip(shapes, arrays, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Got inputs of shape {[a.shape for a in arrays]}, expected {[tuple(s) for s in shapes]}: pass examples "
+            "as the model takes them."
+        )
+    if not len(arrays[0]):
+        raise ValueError("Got no example, expected at least one.")
+    return arrays
+
+
+def _chunks(arrays: list[np.ndarray]) -> list[list[np.ndarray]]:
+    starts = range(0, len(arrays[0]), _BATCH)
+    return [[array[start : start + _BATCH] for array in arrays] for start in starts]
+
+
+def _run_file(tflite: bytes, arrays: list[np.ndarray], q_model: Any) -> list[np.ndarray]:
+    order = _order_of_inputs(tflite, q_model)
+    parts = [runtime.run(tflite, [chunk[index] for index in order]) for chunk in _chunks(arrays)]
+    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def _order_of_inputs(tflite: bytes, q_model: Any) -> list[int]:
+    """The model's inputs in the order of the file, by name."""
+    names = runtime.input_names(tflite)
+    order = [index for name in names for index, own in enumerate(q_model.input_names) if own in name]
+    return order if sorted(order) == list(range(len(names))) else list(range(len(names)))
+
+
+def _predict(model: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    parts = [_as_list(model(chunk if len(chunk) > 1 else chunk[0], training=False)) for chunk in _chunks(arrays)]
+    return [np.concatenate([output.numpy() for output in outputs]) for outputs in zip(*parts, strict=True)]
+
+
+def _as_list(outputs: Any) -> list[Any]:
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def _count_differing(first: list[np.ndarray], second: list[np.ndarray]) -> int:
+    return sum(int(np.count_nonzero(a != b)) for a, b in zip(first, second, strict=True))
+
+
+def _top1_agreement(file: np.ndarray, model: np.ndarray) -> float:
+    """Share of rows in which the file's largest output is also a largest one of the model."""
+    chosen = np.take_along_axis(model, file.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+    return float(np.mean(chosen >= model.max(axis=-1)))
+
+
+def _layer_differences(q_model: Any, lowering: Lowering, arrays: list[np.ndarray]) -> tuple[LayerDifference, ...]:
+    """Compares the tensor behind each quantizer with its lowered twin, on the first batch."""
+    batch = _chunks(arrays)[0]
+    trained = _tensors_of(q_model, batch)
+    twins = lowering.settled_tensors(batch)
+    differences = []
+    for name, (values, scale) in twins.items():
+        steps = np.abs(np.rint((values - trained[name]) / scale))
+        differences.append(
+            LayerDifference(layer=name, differing=float(np.mean(steps > 0)), largest=int(steps.max(initial=0)))
+        )
+    return tuple(differences)
+
+
+def _tensors_of(q_model: Any, batch: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensor behind each quantizer of the trained model."""
+    kept: dict[str, np.ndarray] = {}
+
+    def call(node: _host.Node, tensors: list[Any]) -> Any:
+        outputs = _host.run_as_before(node, node.layer, tensors)
+        if isinstance(node.layer, QuantizeActivation):
+            kept[node.layer.name] = outputs.numpy()
+        return outputs
+
+    _host.evaluate(q_model, [tf.constant(array) for array in batch], call)
+    return kept
