@@ -1,0 +1,119 @@
+"""Times .tflite files against each other on this machine.
+
+The files take turns, so that a change of the machine's speed meets all of them alike. The ratio is that of
+the medians, to the first file: below 1 is faster. Naming a file twice shows how far apart equal files are
+measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.table
+
+from tfqil.cli import console
+from tfqil.export import runtime
+
+USAGE = "FILE.tflite [FILE.tflite ...] [--threads=1] [--runs=50] [--json]"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What is said about the runs of one file; times in seconds."""
+
+    file: str
+    bytes: int
+    runs: int
+    median: float
+    minimum: float
+    maximum: float
+    # Median divided by the first file's.
+    ratio: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the arguments of the command."""
+    parser.add_argument("files", metavar="FILE.tflite", nargs="+", help="files to time; the first is the yardstick")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the runtime (default: 1)")
+    parser.add_argument("--runs", type=int, default=50, help="timed runs per file (default: 50)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Times the files and prints the result."""
+    contents = {
+        name: console.read_file(path, what="a .tflite file")
+        for name, path in zip(_distinct(arguments.files), arguments.files, strict=True)
+    }
+    try:
+        seconds = runtime.benchmark(contents, threads=arguments.threads, repeats=arguments.runs)
+    except ValueError as error:
+        raise console.InputError(_culprit(contents) + console.one_sentence(error)) from error
+    timings = timings_of(contents, seconds)
+    if arguments.json:
+        console.print_json(to_dict(timings, threads=arguments.threads))
+    else:
+        console.print_blocks(render(timings, threads=arguments.threads))
+    return 0
+
+
+def timings_of(contents: Mapping[str, bytes], seconds: Mapping[str, Sequence[float]]) -> list[Timing]:
+    """Summarises the measured times, in the order of the files."""
+    medians = {name: statistics.median(runs) for name, runs in seconds.items()}
+    yardstick = medians[next(iter(contents))]
+    return [
+        Timing(
+            file=name,
+            bytes=len(content),
+            runs=len(seconds[name]),
+            median=medians[name],
+            minimum=min(seconds[name]),
+            maximum=max(seconds[name]),
+            ratio=medians[name] / yardstick,
+        )
+        for name, content in contents.items()
+    ]
+
+
+def to_dict(timings: Sequence[Timing], *, threads: int) -> dict[str, Any]:
+    """The result as JSON holds it."""
+    return {
+        "threads": threads,
+        "unit": "seconds",
+        "files": [dataclasses.asdict(timing) for timing in timings],
+    }
+
+
+def render(timings: Sequence[Timing], *, threads: int) -> rich.table.Table:
+    """The result as a table."""
+    numbers = ("size", "runs", "median ms", "min ms", "max ms", "ratio")
+    plural = "s" if threads > 1 else ""
+    result = console.table(
+        f"{threads} thread{plural}, runs in turn", {"file": "left", **dict.fromkeys(numbers, "right")}
+    )
+    for timing in timings:
+        times = (f"{1000 * value:.3f}" for value in (timing.median, timing.minimum, timing.maximum))
+        console.add_row(result, timing.file, console.size(timing.bytes), timing.runs, *times, f"{timing.ratio:.3f}")
+    return result
+
+
+def _distinct(paths: Sequence[str]) -> list[str]:
+    """The paths, numbered from the second time on that one is given."""
+    names = []
+    for position, path in enumerate(paths):
+        earlier = paths[:position].count(path)
+        names.append(f"{path} ({earlier + 1})" if earlier else path)
+    return names
+
+
+def _culprit(contents: Mapping[str, bytes]) -> str:
+    """The first file that does not run alone, as a prefix of the message: the runtime knows no names."""
+    for name, content in contents.items():
+        try:
+            runtime.benchmark({name: content}, repeats=1)
+        except ValueError:
+            return f"{name}: "
+    return ""
