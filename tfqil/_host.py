@@ -7,6 +7,7 @@ imports TFMOT first, which selects the Keras that TFMOT itself uses.
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -184,3 +185,16 @@ def kernel_name(layer: Any) -> str | None:
     if type(layer) in (keras.layers.Conv2D, keras.layers.Dense):
         return "kernel"
     return None
+
+
+@contextlib.contextmanager
+def kernel_replaced(layer: Any, value: Any) -> collections.abc.Iterator[None]:
+    """Lets a layer compute with another kernel for a while."""
+    # Not by `setattr`: Keras would forget the variable, and append it behind the others when it comes back.
+    attributes, name = vars(layer), kernel_name(layer)
+    variable = attributes[name]
+    attributes[name] = value
+    try:
+        yield
+    finally:
+        attributes[name] = variable

@@ -275,6 +275,18 @@ def test_softmax_equals_the_builtin_kernels(classes, kind):
         _assert_same(arithmetic_tables.softmax(x, x_grid), runtime.run(tflite, [x])[0])
 
 
+@pytest.mark.parametrize("classes", [512, 171, 103])
+def test_softmax_sends_ties_up(classes):
+    x_grid = Int8Grid(scale=1.0, zero_point=0)
+    # Equal classes get 256 / classes steps each: 512 of them half a step.
+    x = np.zeros((1, classes), np.int8)
+    chosen = tiny.options("SoftmaxOptions", beta=1.0)
+    tflite = tiny.unary("SOFTMAX", x.shape, _pair(x_grid), _pair(arithmetic.SOFTMAX_OUTPUT), chosen)
+    stored = runtime.run(tflite, [x])[0]
+    _assert_same(arithmetic_tables.softmax(x, x_grid), stored)
+    assert stored[0, 0] == -128 + int(256 / classes + 0.5)
+
+
 @pytest.mark.parametrize(
     ("scale", "zero_point"), [(0.0, 0), (-1.0, 0), (np.inf, 0), (1e-60, 0), (1.0, 128), (1.0, -129)]
 )

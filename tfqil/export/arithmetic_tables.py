@@ -53,8 +53,8 @@ def average_pool(
 def logistic(x: ArrayLike, x_grid: Int8Grid, *, kernels: str = "xnnpack") -> NDArray[np.int32]:
     """LOGISTIC with output grid `LOGISTIC_OUTPUT`.
 
-    Forward: round(256 / (1 + exp(-s_x * (x - z_x)))) - 128, saturated: a table of 256 entries. XNNPACK rounds a
-    precise quotient, ties to even; the builtin kernels compute in float32 and send ties up.
+    Forward: round(256 / (1 + exp(-s_x * (x - z_x)))) - 128, saturated: a table of 256 entries. XNNPACK rounds
+    a precise quotient, ties to even; the builtin kernels compute in float32 and send ties up.
 
     Args:
         x: stored values.
@@ -70,8 +70,7 @@ def logistic(x: ArrayLike, x_grid: Int8Grid, *, kernels: str = "xnnpack") -> NDA
         if kernels == "xnnpack":
             return _table(1 / (1 + exponential), LOGISTIC_OUTPUT)
         quotient = np.float32(1) / (np.float32(1) + exponential.astype(np.float32))
-    levels = np.floor(quotient * np.float32(256) + np.float32(0.5)) + LOGISTIC_OUTPUT.zero_point
-    return np.clip(levels, -128, 127).astype(np.int32)
+    return _half_up(quotient * np.float32(256), LOGISTIC_OUTPUT)
 
 
 def tanh(x: ArrayLike, x_grid: Int8Grid) -> NDArray[np.int32]:
@@ -85,9 +84,9 @@ def tanh(x: ArrayLike, x_grid: Int8Grid) -> NDArray[np.int32]:
 def softmax(x: ArrayLike, x_grid: Int8Grid) -> NDArray[np.int32]:
     """SOFTMAX over the last axis with beta 1 and output grid `SOFTMAX_OUTPUT`; builtin kernels, not XNNPACK.
 
-    Forward, each operation rounded to float32: e = exp(-s_x * (max(x) - x)), y = rint(e * (1 / (sum(e) /
-    256))) - 128, saturated. The sum runs from the first class to the last. The zero point of the input
-    cancels.
+    Forward, each operation rounded to float32: e = exp(-s_x * (max(x) - x)), y = round(e * (1 / (sum(e) /
+    256))) - 128, ties up, saturated. The sum runs from the first class to the last. The zero point of the
+    input cancels.
     """
     stored = np.asarray(x, np.int64)
     below = (stored.max(axis=-1, keepdims=True) - stored).astype(np.float32)
@@ -97,8 +96,7 @@ def softmax(x: ArrayLike, x_grid: Int8Grid) -> NDArray[np.int32]:
     # accumulate adds in order; sum would add in pairs.
     total = np.add.accumulate(exponential, axis=-1)[..., -1:]
     inverse = np.float32(1) / (total * np.float32(SOFTMAX_OUTPUT.scale))
-    rounded = np.rint(exponential * inverse) + SOFTMAX_OUTPUT.zero_point
-    return np.clip(rounded, -128, 127).astype(np.int32)
+    return _half_up(exponential * inverse, SOFTMAX_OUTPUT)
 
 
 def _values(x: ArrayLike, grid: Int8Grid) -> NDArray[np.float64]:
@@ -110,6 +108,12 @@ def _values(x: ArrayLike, grid: Int8Grid) -> NDArray[np.float64]:
 def _table(values: NDArray[np.float64], output: Int8Grid) -> NDArray[np.int32]:
     levels = np.rint(values.astype(np.float32) / np.float32(output.scale)) + output.zero_point
     return np.clip(levels, -128, 127).astype(np.int32)
+
+
+def _half_up(levels: NDArray[np.float32], output: Int8Grid) -> NDArray[np.int32]:
+    # In double, where adding a half is exact.
+    rounded = np.floor(levels.astype(np.float64) + 0.5) + output.zero_point
+    return np.clip(rounded, -128, 127).astype(np.int32)
 
 
 def _windows(size: int, window: int, stride: int, padding: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -192,7 +192,7 @@ def _operators(content: bytes, model: Any) -> tuple[OperatorReport, ...]:
 
 
 def _weight_tensors(model: Any) -> list[tuple[Any, str, int]]:
-    """(tensor, operator, its position) of each constant weight tensor, once each, in the order of the operators."""
+    """(tensor, operator, its position) of each constant weight tensor, in the order of the operators."""
     found: dict[tuple[int, int], tuple[Any, str, int]] = {}
     nodes = [
         (number, node) for number, graph in enumerate(model.subgraphs) for node in flatbuffer.items(graph.operators)

@@ -65,12 +65,9 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         """The inner layer's outputs with the quantized kernel in place of the float one."""
         kernel, quantizer, variables = self._weight_vars[0]
         quantized = quantizer(kernel, training, weights=variables)
-        self.quantize_config.set_quantize_weights(self.layer, [tf.cast(quantized, self.layer.compute_dtype)])
-        try:
+        with _host.kernel_replaced(self.layer, tf.cast(quantized, self.layer.compute_dtype)):
             # The layer itself, not its `call`: it casts its inputs and its bias as its own policy says.
             return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)
-        finally:
-            self.quantize_config.set_quantize_weights(self.layer, [kernel])
 
     @property
     def trainable_weights(self) -> list[Any]:
