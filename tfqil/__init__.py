@@ -1,30 +1,39 @@
 """tfqil: 2-, 3- and 4-bit training for Keras, carried to the device integer for integer."""
 
-from tfqil import quantizers
-from tfqil.export.convert import convert
-from tfqil.export.freeze import freeze
-from tfqil.export.inspect import inspect
-from tfqil.export.lower import deployable
-from tfqil.export.verify import verify
-from tfqil.scheme.config import LowBitQuantizeConfig, QILQuantizeConfig
-from tfqil.scheme.report import placements
-from tfqil.scheme.saving import load_model
-from tfqil.scheme.scheme import LowBitScheme, quantize_model
-from tfqil.training.calibration import calibrate
+import sys
+import typing
 
-__all__ = [
-    "LowBitQuantizeConfig",
-    "LowBitScheme",
-    "QILQuantizeConfig",
-    "calibrate",
-    "convert",
-    "deployable",
-    "freeze",
-    "inspect",
-    "load_model",
-    "placements",
-    "quantize_model",
-    "quantizers",
-    "verify",
-]
+# Importing the names below loads TensorFlow and registers the classes with Keras, so that its `load_model` finds them.
+# `python -m tfqil` waits with that until a command needs it: most look at files only.
+_IS_COMMAND = sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv) :][:1] == ["tfqil"]
+
+if typing.TYPE_CHECKING or not _IS_COMMAND:
+    from tfqil import quantizers
+    from tfqil.export.convert import convert
+    from tfqil.export.freeze import freeze
+    from tfqil.export.inspect import inspect
+    from tfqil.export.lower import deployable
+    from tfqil.export.verify import verify
+    from tfqil.scheme.config import LowBitQuantizeConfig, QILQuantizeConfig
+    from tfqil.scheme.report import placements
+    from tfqil.scheme.saving import load_model
+    from tfqil.scheme.scheme import LowBitScheme, quantize_model
+    from tfqil.training.calibration import calibrate
+
+    __all__ = [
+        "LowBitQuantizeConfig",
+        "LowBitScheme",
+        "QILQuantizeConfig",
+        "calibrate",
+        "convert",
+        "deployable",
+        "freeze",
+        "inspect",
+        "load_model",
+        "placements",
+        "quantize_model",
+        "quantizers",
+        "verify",
+    ]
+
 __version__ = "0.1.0"

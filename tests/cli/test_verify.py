@@ -93,9 +93,9 @@ def model_file(tmp_path):
 @pytest.fixture(params=[True, False], ids=["accepted", "rejected"])
 def accepted(request, monkeypatch):
     """Makes the library accept or reject whatever it is given."""
-    monkeypatch.setattr(tfqil, "load_model", lambda path: path, raising=False)
+    monkeypatch.setattr("tfqil.scheme.load_model", lambda path: path)
     monkeypatch.setattr(
-        tfqil, "verify", lambda model, tflite, inputs, per_layer: Report(accepted=request.param), raising=False
+        "tfqil.export.verify.verify", lambda model, tflite, inputs, per_layer: Report(accepted=request.param)
     )
     return request.param
 
@@ -118,8 +118,8 @@ def test_an_error_of_the_library_becomes_one_sentence(model_file, tiny_file, inp
     def refuse(model, tflite, inputs, per_layer):
         raise ValueError("got shape (2, 8),\n expected (any, 9): pass a batch of that shape")
 
-    monkeypatch.setattr(tfqil, "load_model", lambda path: path, raising=False)
-    monkeypatch.setattr(tfqil, "verify", refuse, raising=False)
+    monkeypatch.setattr("tfqil.scheme.load_model", lambda path: path)
+    monkeypatch.setattr("tfqil.export.verify.verify", refuse)
     assert run_here("verify", model_file, tiny_file, f"--inputs={inputs_file}") == 2
     output, error = capsys.readouterr()
     assert output == ""

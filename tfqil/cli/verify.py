@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import rich.table
 
-# The public names load TensorFlow when they are first used: after the files were found to be there.
-import tfqil
 from tfqil.cli import console
 
 USAGE = "MODEL FILE.tflite --inputs=INPUTS.npy [--per-layer] [--json]"
@@ -45,8 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     content = console.read_file(arguments.file, what="a .tflite file")
     inputs = [_read_inputs(path) for path in arguments.inputs]
     model = _load_model(arguments.model)
+    from tfqil.export.verify import verify  # Loads TensorFlow: only after the files were found to be there.
+
     try:
-        report = tfqil.verify(model, content, inputs, per_layer=arguments.per_layer)
+        report = verify(model, content, inputs, per_layer=arguments.per_layer)
     except (TypeError, ValueError) as error:
         raise console.InputError(console.one_sentence(error)) from error
     if arguments.json:
@@ -121,7 +121,8 @@ def _read_inputs(path: str) -> np.ndarray:
 
 
 def _load_model(path: str) -> Any:
-    load_model = tfqil.load_model
+    from tfqil.scheme import load_model
+
     try:
         return load_model(path)
     except Exception as error:  # For what is no model, Keras raises anything from KeyError to OSError.

@@ -3,6 +3,7 @@
 from tfqil.scheme.config import LowBitQuantizeConfig, QILQuantizeConfig
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.report import Placement, PlacementReport, placements
+from tfqil.scheme.saving import load_model
 from tfqil.scheme.scheme import LowBitScheme, quantize_model
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "QILQuantizeConfig",
     "QuantizeActivation",
     "QuantizedLayer",
+    "load_model",
     "placements",
     "quantize_model",
 ]

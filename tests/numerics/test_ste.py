@@ -1,0 +1,51 @@
+"""Straight-through estimators: forward values and the gradients they pass on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfqil.numerics import ste
+
+X = np.float32([-2.5, -1.5, -0.5, 0.0, 0.5, 1.5, 2.0, 2.5, 7.4])
+
+
+def gradient(function, *parameters):
+    with tf.GradientTape() as tape:
+        tape.watch(parameters)
+        output = function(*parameters)
+    return tape.gradient(output, parameters, output_gradients=tf.constant(3.0, shape=output.shape))
+
+
+def test_rounding_goes_to_even_and_passes_the_gradient_on():
+    x = tf.constant(X)
+    np.testing.assert_array_equal(ste.round_straight_through(x), [-2, -2, 0, 0, 0, 2, 2, 2, 7])
+    np.testing.assert_array_equal(gradient(ste.round_straight_through, x)[0], np.full(X.shape, 3.0))
+
+
+def test_a_replaced_forward_has_the_value_of_one_tensor_and_the_gradient_of_the_other():
+    x, value = tf.constant(X), tf.constant(X[::-1].copy())
+    np.testing.assert_array_equal(ste.replace_forward(x, value), value)
+    to_x, to_value = gradient(ste.replace_forward, x, value)
+    np.testing.assert_array_equal(to_x, np.full(X.shape, 3.0))
+    assert to_value is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("identity", [1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("relu", [0, 0, 0, 0, 1, 1, 1, 1, 1]),
+        ("clipped_relu", [0, 0, 0, 0, 1, 1, 1, 0, 0]),
+    ],
+)
+def test_a_coarse_derivative_is_the_indicator_of_its_interval(kind, expected):
+    assert set(ste.COARSE_DERIVATIVES) == {"identity", "relu", "clipped_relu"}
+    np.testing.assert_array_equal(ste.coarse_derivative(tf.constant(X), 2.0, kind), expected)
+    assert gradient(lambda x: ste.coarse_derivative(x, 2.0, kind), tf.constant(X))[0] is None or kind == "identity"
+
+
+def test_an_unknown_coarse_derivative_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="Got the estimator 'tanh', expected one of identity, relu, clipped_relu"):
+        ste.coarse_derivative(tf.constant(X), 2.0, "tanh")
