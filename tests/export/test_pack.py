@@ -31,7 +31,7 @@ def _layer(operator, limits, inputs=8, kernel=3, scales=None):
         "FULLY_CONNECTED": ((outputs, inputs), (1, inputs)),
     }[operator]
     channels = inputs if operator == "DEPTHWISE_CONV_2D" else outputs
-    scales = np.linspace(0.01, 0.03, channels) if scales is None else scales
+    scales = np.linspace(0.01, 0.025, channels) if scales is None else scales
     bias = np.arange(len(scales) if len(scales) > 1 else channels)
     if len(scales) == 1:
         bias = np.zeros(channels)

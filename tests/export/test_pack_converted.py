@@ -73,7 +73,7 @@ def converted() -> bytes:
     [
         ("int8", ["INT8"] * 6),
         ("fastest", ["INT8", "INT4", "INT8", "INT4", "INT4", "INT4"]),
-        ("smallest", ["INT4", "INT2", "INT4", "INT4", "INT2", "INT2"]),
+        ("smallest", ["INT4", "INT2", "INT8", "INT4", "INT2", "INT2"]),
     ],
 )
 def test_no_output_changes_and_the_integers_are_those_that_were_written(converted, storage, stored):

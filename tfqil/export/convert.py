@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import warnings
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,17 @@ def convert(
     plain = deployable(q_model)
     converter = tf.lite.TFLiteConverter.from_keras_model(plain)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    tflite = pack(converter.convert(), storage)
+    with warnings.catch_warnings():
+        # The fake quantizations hold the statistics that the converter misses.
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
+        tflite = pack(converter.convert(), storage)
     report = inspect(tflite)
     if not report.integer_only and not allow_float:
+        first, *others = report.float_leftovers
+        more = f", and {len(others)} more" if others else ""
         raise ValueError(
-            f"Got a file that computes in float ({'; '.join(report.float_leftovers)}), expected integers only: give "
-            "those layers quantizers (edge_bits=8), or pass allow_float=True."
+            f"Got a file that computes in float ({first}{more}), expected integers only: give those layers "
+            "quantizers (edge_bits=8), or pass allow_float=True."
         )
     if check and report.integer_only:
         _require_equal(q_model, tflite, _random_inputs(plain))

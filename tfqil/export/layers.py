@@ -60,7 +60,13 @@ class IntegerLayer(_host.Layer, abc.ABC):  # type: ignore[misc, name-defined]
         if self.activation != "none":
             outputs = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[self.activation](outputs)
         low, high = fake_quant_range(self.grid)
-        return tf.quantization.fake_quant_with_min_max_vars(outputs, low, high, num_bits=8)
+        outputs = tf.quantization.fake_quant_with_min_max_vars(outputs, low, high, num_bits=8)
+        return self.shaped(outputs, inputs)
+
+    def shaped(self, outputs: tf.Tensor, inputs: Any) -> tf.Tensor:
+        """The traced output in the shape that the layer returns."""
+        del inputs
+        return outputs
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -140,19 +146,18 @@ class IntegerLinear(IntegerLayer):
         if self.operator == "depthwise":
             kernel = tf.reshape(kernel, codes.shape)  # The converter does not follow tf.expand_dims here.
         bias = self.bias_codes * (np.float64(np.float32(self.input_grid.scale)) * self.steps)
-        return self._in_convolution_shape(inputs, kernel, bias.astype(np.float32))
+        if self.operator == "dense":
+            # The converter takes a step per channel in convolutions only; packing makes FULLY_CONNECTED of this.
+            outputs = tf.nn.conv2d(tf.reshape(inputs, [-1, 1, 1, kernel.shape[2]]), kernel, 1, "VALID")
+        else:
+            outputs = self._apply(inputs, kernel)
+        return outputs + bias.astype(np.float32)
 
-    def _in_convolution_shape(self, inputs: tf.Tensor, kernel: tf.Tensor, bias: NDArray[np.float32]) -> tf.Tensor:
-        """Runs a dense layer as a 1x1 convolution, in which alone the converter takes a step per channel.
-
-        Packing turns that into FULLY_CONNECTED and drops the reshapes.
-        """
+    def shaped(self, outputs: tf.Tensor, inputs: Any) -> tf.Tensor:
+        """Dense layers come back from the shape of a 1x1 convolution."""
         if self.operator != "dense":
-            return self._apply(inputs, kernel) + bias
-        outputs = tf.nn.conv2d(tf.reshape(inputs, [-1, 1, 1, kernel.shape[2]]), kernel, 1, "VALID") + bias
-        if self.activation != "none":
-            outputs = tf.nn.relu(outputs)
-        return tf.reshape(outputs, [-1, *inputs.shape[1:-1], kernel.shape[3]])
+            return outputs
+        return tf.reshape(outputs, [-1, *inputs.shape[1:-1], self.codes.shape[1]])
 
     def _apply(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if self.operator == "dense":

@@ -1,12 +1,15 @@
-"""Packs INT8 weights into INT4 and INT2, where their integers fit and the runtime has kernels.
+"""Packs the INT8 weights that TFLiteConverter writes into INT4 and INT2, where their integers fit and kernels exist.
 
-    storage     spatial, depthwise   dense, pointwise
-    "int8"      INT8                 INT8
-    "fastest"   INT8                 INT4 where XNNPACK takes it
-    "smallest"  INT4                 INT2, else INT4
+    storage     spatial                            depthwise              dense, pointwise
+    "int8"      INT8                               INT8                   INT8
+    "fastest"   INT8                               INT8                   INT4 where XNNPACK takes it
+    "smallest"  INT2 or INT4 as FULLY_CONNECTED    INT4 where it rounds   INT2, else INT4
+                (see `unfold`) where that saves    well, else INT8
+                bytes, else as depthwise
 
-Integers and scales stay what they are; the runtime computes the same from either type with the same kernels.
-In convolutions, "smallest" moves the operator from XNNPACK to the builtin kernels, which round differently.
+Integers and scales stay what they are, and the runtime computes the same from either type with the same kernels.
+Only INT4 in CONV_2D and DEPTHWISE_CONV_2D moves an operator from XNNPACK to the builtin kernels, which round twice;
+that is done where the second rounding shifts no output by more than `_LARGEST_SHIFT` of a step.
 """
 
 from __future__ import annotations
@@ -19,11 +22,15 @@ from ai_edge_litert import schema_py_generated as schema
 from tfqil.export import flatbuffer
 from tfqil.export.compact import compact
 from tfqil.export.fold_dense import fold_dense_layers, is_pointwise, readers, to_fully_connected
+from tfqil.export.unfold import bytes_added, can_unfold, unfold
 
 STORAGES = ("fastest", "smallest", "int8")
 
 # INT2 in convolutions, and both in TRANSPOSE_CONV and others, are refused by the runtime or silently garbage.
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+
+# How far, in steps of the output, the builtin kernels may be off on average: hardly more than ties occur anyway.
+_LARGEST_SHIFT = 1 / 64
 
 # XNNPACK wants rows of whole bytes: the number of inputs must be a multiple of this.
 _WHOLE_BYTE_ROWS = {"INT4": 2, "INT2": 4}
@@ -47,7 +54,7 @@ def pack(tflite: bytes, storage: str) -> bytes:
     fold_dense_layers(model)
     if storage != "int8":
         for graph in model.subgraphs:
-            for node in graph.operators:
+            for node in list(graph.operators):
                 _narrow(model, graph, node, smallest=storage == "smallest")
     compact(model)
     return flatbuffer.serialize(model)
@@ -66,8 +73,34 @@ def _narrow(model: Any, graph: Any, node: Any, *, smallest: bool) -> None:
                 to_fully_connected(model, graph, node, keep_dimensions=True)
             _store(model, graph, node, "FULLY_CONNECTED", stored)
             return
-    if smallest and operator in _CONVOLUTIONS and _fits(integers, "INT4"):
+    if not smallest or operator not in _CONVOLUTIONS:
+        return
+    stored = _dense_type(integers.reshape(len(integers), -1), smallest=True, odd_rows=False)
+    if (
+        stored is not None
+        and can_unfold(model, graph, node)
+        and _bytes_saved(integers, stored) > bytes_added(graph, node)
+    ):
+        unfold(model, graph, node)
+        _store(model, graph, node, "FULLY_CONNECTED", stored)
+    elif _fits(integers, "INT4") and _rounds_well_in_builtin(graph, node):
         _store(model, graph, node, operator, "INT4")
+
+
+def _bytes_saved(integers: np.ndarray, stored: str) -> int:
+    return int(integers.size * (8 - flatbuffer.WEIGHT_BITS[stored]) // 8)
+
+
+def _rounds_well_in_builtin(graph: Any, node: Any) -> bool:
+    """Whether the first of the builtin kernels' two roundings hardly matters.
+
+    With a multiplier s_x s_w / s_y in [2^-r-1, 2^-r) they round to multiples of 2^-r first, and ties of those go up: a
+    shift of 2^-r-1 of a step on average.
+    """
+    x, weights, y = (graph.tensors[index] for index in (node.inputs[0], node.inputs[1], node.outputs[0]))
+    scales = np.asarray(weights.quantization.scale, np.float64)
+    multipliers = float(x.quantization.scale[0]) * scales / float(y.quantization.scale[0])
+    return bool(np.all(multipliers <= _LARGEST_SHIFT))
 
 
 def _may_narrow(model: Any, graph: Any, node: Any) -> bool:

@@ -1,0 +1,116 @@
+"""Bytes and latency of the exported files against float and TFMOT's own 8 bits, in one run.
+
+    python benchmarks/latency.py [--networks=residual,separable,dense] [--output=benchmarks/output/latency.json]
+
+The networks are quantized, calibrated and converted, not trained: size and speed do not depend on that. All files of
+a network run alternately on one thread, batch 1; the table shows medians and their ratios.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pathlib
+import statistics
+import sys
+
+import rich.console
+import rich.table
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras as keras
+from absl import app, flags, logging
+
+import tfqil
+from tfqil.export import runtime
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import networks  # noqa: E402  (the folder of the benchmarks is not a package)
+
+_NETWORKS = flags.DEFINE_list("networks", ["residual", "separable", "dense"], "Which networks.")
+_BITS = flags.DEFINE_list("bits", ["4/8", "4/4", "2/2"], "Weight and activation bits.")
+_SIZE = flags.DEFINE_integer("size", 224, "Height and width of images.", lower_bound=32)
+_REPEATS = flags.DEFINE_integer("repeats", 100, "Timed rounds.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    results = []
+    for name in _NETWORKS.value:
+        results += measure(name)
+    rich.console.Console().print(table(results))
+    if _OUTPUT.value:
+        path = pathlib.Path(_OUTPUT.value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def measure(name: str) -> list[dict[str, object]]:
+    """One record per file of a network."""
+    arguments = {} if name == "dense" else {"size": _SIZE.value}
+    model = networks.with_random_statistics(getattr(networks, name)(**arguments))
+    inputs = networks.smooth_images(8, model.input_shape[1:])
+    files = {"float": float_file(model), "TFMOT 8-bit": tfmot_file(model, inputs)}
+    for bits in _BITS.value:
+        weight_bits, activation_bits = map(int, bits.split("/"))
+        q_model = tfqil.quantize_model(model, tfqil.QILQuantizeConfig(weight_bits, activation_bits))
+        tfqil.calibrate(q_model, inputs)
+        for storage in ("int8", "fastest", "smallest"):
+            files[f"QIL {bits} {storage}"] = tfqil.convert(q_model, storage)
+    times = runtime.benchmark(files, repeats=_REPEATS.value, seconds=240)
+    medians = {file: statistics.median(seconds) for file, seconds in times.items()}
+    return [
+        {
+            "network": f"{name}, {model.count_params() / 1e6:.1f} M weights",
+            "file": file,
+            "bytes": len(tflite),
+            "gzipped_bytes": len(gzip.compress(tflite, mtime=0)),
+            "smaller_than_float": len(files["float"]) / len(tflite),
+            "milliseconds": 1e3 * medians[file],
+            "faster_than_float": medians["float"] / medians[file],
+            "time_of_tfmot": medians[file] / medians["TFMOT 8-bit"],
+            "partitions": runtime.delegate_partitions(tflite),
+            "integer_only": tfqil.inspect(tflite).integer_only,
+        }
+        for file, tflite in files.items()
+    ]
+
+
+def float_file(model: keras.Model) -> bytes:
+    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+
+def tfmot_file(model: keras.Model, inputs: object) -> bytes:
+    q_model = tfmot.quantization.keras.quantize_model(model)
+    q_model(inputs, training=True)  # The ranges come from a training batch.
+    converter = tf.lite.TFLiteConverter.from_keras_model(q_model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return converter.convert()
+
+
+def table(results: list[dict[str, object]]) -> rich.table.Table:
+    result = rich.table.Table(title=f"Bytes and latency: {_SIZE.value} x {_SIZE.value} images, one thread, batch 1")
+    for heading in ("network", "file", "bytes", "gzipped", "smaller", "ms", "faster", "time/TFMOT", "partitions"):
+        result.add_column(heading, justify="left" if heading in ("network", "file") else "right")
+    previous = None
+    for row in results:
+        if row["network"] != previous and previous is not None:
+            result.add_section()
+        result.add_row(
+            row["network"] if row["network"] != previous else "",
+            row["file"],
+            f"{row['bytes']:,}",
+            f"{row['gzipped_bytes']:,}",
+            f"{row['smaller_than_float']:.1f}x",
+            f"{row['milliseconds']:.3f}",
+            f"{row['faster_than_float']:.2f}x",
+            f"{row['time_of_tfmot']:.2f}x",
+            str(row["partitions"]),
+        )
+        previous = row["network"]
+    return result
+
+
+if __name__ == "__main__":
+    app.run(main)
