@@ -12,8 +12,8 @@ import gzip
 import json
 import pathlib
 import statistics
-import sys
 
+import networks
 import rich.console
 import rich.table
 import tensorflow as tf
@@ -23,9 +23,6 @@ from absl import app, flags, logging
 
 import tfqil
 from tfqil.export import runtime
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import networks  # noqa: E402  (the folder of the benchmarks is not a package)
 
 _NETWORKS = flags.DEFINE_list("networks", ["residual", "separable", "dense"], "Which networks.")
 _BITS = flags.DEFINE_list("bits", ["4/8", "4/4", "2/2"], "Weight and activation bits.")

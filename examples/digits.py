@@ -1,4 +1,4 @@
-"""The data and the network of the examples: handwritten digits that scikit-learn ships, and a small residual network."""
+"""Data and network of the examples: handwritten digits that scikit-learn ships, and a small residual network."""
 
 from __future__ import annotations
 

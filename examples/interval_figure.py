@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import pathlib
 
-import matplotlib
 import numpy as np
 import tf_keras as keras
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 _COLUMNS = 3
 
@@ -20,7 +18,8 @@ def draw(q_model: keras.Model, path: pathlib.Path) -> pathlib.Path:
     wrappers = [layer for layer in q_model.layers if "half_width" in getattr(layer, "quantizer_variables", {})]
     wrappers = [layer for layer in wrappers if hasattr(layer, "weight_quantizer")]
     rows = math.ceil(len(wrappers) / _COLUMNS)
-    figure, axes = plt.subplots(rows, _COLUMNS, figsize=(4.2 * _COLUMNS, 2.8 * rows), squeeze=False)
+    figure = Figure(figsize=(4.2 * _COLUMNS, 2.8 * rows))
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False)
     for panel in axes.flat[len(wrappers) :]:
         panel.axis("off")
     for panel, wrapper in zip(axes.flat, wrappers, strict=False):
@@ -30,11 +29,10 @@ def draw(q_model: keras.Model, path: pathlib.Path) -> pathlib.Path:
     figure.suptitle("Weights, their learned intervals and the levels they become")
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 
-def _draw_layer(panel: plt.Axes, wrapper: keras.layers.Layer) -> None:
+def _draw_layer(panel: Axes, wrapper: keras.layers.Layer) -> None:
     weights = wrapper.kernel.numpy().ravel()
     center, half_width = (float(wrapper.quantizer_variables[name]) for name in ("center", "half_width"))
     lower, upper = center - half_width, center + half_width

@@ -13,10 +13,11 @@ import dataclasses
 import gzip
 import pathlib
 import statistics
-import sys
 import time
 import warnings
 
+import digits as digits_data
+import interval_figure
 import numpy as np
 import rich.console
 import rich.progress
@@ -28,10 +29,6 @@ from absl import app, flags, logging
 
 import tfqil
 from tfqil.export import runtime
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import digits as digits_data  # noqa: E402  (the folder of the examples is not a package)
-import interval_figure  # noqa: E402
 
 _OUTPUT = flags.DEFINE_string("output", "examples/output", "Folder for the files and the figure.")
 _FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 60, "Epochs of the float network.", lower_bound=1)
@@ -54,6 +51,7 @@ class Row:
     tflite: bytes
     integer_only: bool
     parity: str
+    smallest_bytes: int | None = None
 
 
 def main(_: list[str]) -> None:
@@ -133,7 +131,8 @@ def tfqil_row(q_model: keras.Model, name: str, data: digits_data.Digits) -> Row:
     tflite = tfqil.convert(q_model, _STORAGE.value)
     report = tfqil.verify(q_model, tflite, data.test_images)
     parity = f"{report.differing_from_deployable} / {report.max_lsb} LSB / {100 * report.top1_agreement:.1f} %"
-    return _row(name, q_model, tflite, data, parity)
+    row = _row(name, q_model, tflite, data, parity)
+    return dataclasses.replace(row, smallest_bytes=len(tfqil.convert(q_model, "smallest")))
 
 
 def _row(name: str, model: keras.Model, tflite: bytes, data: digits_data.Digits, parity: str) -> Row:
@@ -156,10 +155,12 @@ def table(rows: list[Row]) -> rich.table.Table:
     times = runtime.benchmark({row.name: row.tflite for row in rows}, repeats=2000)
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     result = rich.table.Table(
-        title="Digits, 899 test images. Parity: outputs that differ from the integer model / largest difference from "
-        "Keras / same class as Keras"
+        title="Digits, 899 test images",
+        caption="latency: relative to float. smallest: bytes with storage='smallest'. parity: outputs that differ from "
+        "the integer model / largest difference from Keras / same class as Keras.",
     )
-    for heading in ("network", "Keras %", "file %", "bytes", "gzipped", "latency", "integer-only", "parity"):
+    headings = ("network", "Keras %", "file %", "bytes", "gzipped", "smallest", "latency", "integer-only", "parity")
+    for heading in headings:
         result.add_column(heading, justify="left" if heading == "network" else "right")
     for row in rows:
         result.add_row(
@@ -168,6 +169,7 @@ def table(rows: list[Row]) -> rich.table.Table:
             f"{row.file_accuracy:.2f}",
             f"{len(row.tflite):,}",
             f"{len(gzip.compress(row.tflite, mtime=0)):,}",
+            f"{row.smallest_bytes:,}" if row.smallest_bytes else "-",
             f"{medians[row.name] / medians['float']:.2f}x",
             "yes" if row.integer_only else "no",
             row.parity,

@@ -83,6 +83,15 @@ def dense(size: int = 12) -> Any:
     return keras.Model(inputs, layers.Dense(CLASSES, name="last")(x), name="dense")
 
 
+def tiny(size: int = 8) -> Any:
+    """The fewest layers that show every kind of variable: a convolution, a separable one, a dense one, batch norm."""
+    inputs = keras.Input((size, size, 1), name="image")
+    x = norm_relu(layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="stem")(inputs), "stem")
+    x = norm_relu(layers.SeparableConv2D(8, 3, padding="same", name="separable")(x), "separable")
+    x = layers.GlobalAveragePooling2D(name="average")(x)
+    return keras.Model(inputs, layers.Dense(CLASSES, activation="softmax", name="last")(x), name="tiny")
+
+
 FAMILIES: dict[str, Callable[..., Any]] = {
     "plain": plain,
     "residual": residual,
@@ -96,13 +105,14 @@ def randomize_norms(model: Any, seed: int = 0, *, odd: bool = True) -> Any:
     random = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            size = layer.gamma.shape[0]
+            size = layer.moving_mean.shape[0]
+            has = (layer.scale, layer.center, True, True)
             gamma = random.uniform(0.5, 1.5, size)
             if odd:
                 gamma[::4] *= -1
                 gamma[1] = 0
             values = (gamma, random.normal(0, 0.3, size), random.normal(0, 0.2, size), random.uniform(0.3, 1.5, size))
-            layer.set_weights([value.astype(np.float32) for value in values])
+            layer.set_weights([v.astype(np.float32) for v, kept in zip(values, has, strict=True) if kept])
         elif getattr(layer, "bias", None) is not None:
             layer.bias.assign(random.normal(0, 0.1, layer.bias.shape))
     return model

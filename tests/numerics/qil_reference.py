@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def weights(w: Array, center: float, half_width: float, gamma: float, bits: int, *, normalized: bool) -> dict[str, Array]:
+def weights(
+    w: Array, center: float, half_width: float, gamma: float, bits: int, *, normalized: bool
+) -> dict[str, Array]:
     """Codes, output and slopes of the output in each parameter, entry by entry."""
     levels = 2 ** (bits - 1) - 1
     alpha, beta = 0.5 / half_width, 0.5 - 0.5 * center / half_width

@@ -58,7 +58,9 @@ def test_the_round_trip_error_is_at_most_half_a_step_inside_the_range(values, bi
     assert error.max() <= float(step) * (1 + 1e-4), f"{(error > float(step)).sum()} of {error.size} exceed a step"
 
 
-@pytest.mark.parametrize(("shape", "rank", "expected"), [((3, 3, 2, 5), 1, (5,)), ((3, 3, 2, 5), 2, (2, 5)), ((4, 5), 0, ())])
+@pytest.mark.parametrize(
+    ("shape", "rank", "expected"), [((3, 3, 2, 5), 1, (5,)), ((3, 3, 2, 5), 2, (2, 5)), ((4, 5), 0, ())]
+)
 def test_largest_magnitudes_are_taken_per_channel(shape, rank, expected):
     weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     step = affine.largest_magnitude_step(tf.constant(weights), rank, bits=4)

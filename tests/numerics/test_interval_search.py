@@ -76,5 +76,7 @@ def test_compiled_results_are_the_eager_ones(jit):
         counts = interval_search.histogram(magnitudes, largest)
         return counts, interval_search.best_upper_end(counts, largest, levels=3)
 
-    for eager, compiled in zip(run(magnitudes, largest), tf.function(run, jit_compile=jit)(magnitudes, largest), strict=True):
+    for eager, compiled in zip(
+        run(magnitudes, largest), tf.function(run, jit_compile=jit)(magnitudes, largest), strict=True
+    ):
         np.testing.assert_array_equal(compiled, eager)

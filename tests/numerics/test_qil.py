@@ -25,18 +25,22 @@ quick = hypothesis.settings(max_examples=60, deadline=None)
 intervals = st.tuples(st.floats(0.0625, 4.0, width=32), st.floats(0.0, 4.0, width=32, allow_subnormal=False)).map(
     lambda pair: (np.float32(pair[0] + pair[1]), np.float32(pair[0]))
 )
-arrays = hypothesis.extra.numpy.arrays(np.float32, st.integers(1, 40), elements=st.floats(-12, 12, width=32, allow_subnormal=False))
+arrays = hypothesis.extra.numpy.arrays(
+    np.float32, st.integers(1, 40), elements=st.floats(-12, 12, width=32, allow_subnormal=False)
+)
 
 
 def away_from_jumps(values: np.ndarray, center: float, half_width: float, levels: int, gamma: float) -> np.ndarray:
-    """The values whose code a change of 1e-3 of a step cannot move, not next to the ends, where slopes may be infinite."""
+    """The values whose code a change of 1e-3 of a step cannot move, and not next to the ends of the interval."""
     u = (np.abs(values) - (center - half_width)) / (2 * half_width)
     position = np.clip(u, 0, 1) ** gamma * levels
     from_tie = np.abs(position - np.floor(position) - 0.5)
     return values[(from_tie > 1e-3) & (np.abs(u) > 5e-3) & (np.abs(u - 1) > 5e-3)]
 
 
-def gradient_of(function: Callable[..., tf.Tensor], parameters: list[tf.Tensor], upstream: np.ndarray) -> list[np.ndarray]:
+def gradient_of(
+    function: Callable[..., tf.Tensor], parameters: list[tf.Tensor], upstream: np.ndarray
+) -> list[np.ndarray]:
     with tf.GradientTape() as tape:
         tape.watch(parameters)
         output = function(*parameters)
@@ -50,7 +54,9 @@ def require_gradients(names: tuple[str, ...], got: list[np.ndarray], want: dict,
         expected = terms if index == 0 else terms.sum()
         scale = np.abs(terms).max() if index == 0 else np.abs(terms).sum()
         error = np.abs(gradient - expected).max()
-        assert error <= GRADIENT_RTOL * scale + 1e-7, f"{name}: {error:.3g} off, {error / (scale + 1e-30):.3g} of its terms"
+        assert error <= GRADIENT_RTOL * scale + 1e-7, (
+            f"{name}: {error:.3g} off, {error / (scale + 1e-30):.3g} of its terms"
+        )
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -66,9 +72,7 @@ def test_weights_and_their_gradients_equal_the_reference(bits, gamma, normalized
     np.testing.assert_array_equal(qil.weight_codes(*parameters, bits=bits), want["codes"])
     got = qil.quantize_weights(*parameters, bits=bits, normalized=normalized).numpy()
     np.testing.assert_array_max_ulp(got, want["output"].astype(np.float32), OUTPUT_ULPS)
-    found = gradient_of(
-        lambda *p: qil.quantize_weights(*p, bits=bits, normalized=normalized), parameters, upstream
-    )
+    found = gradient_of(lambda *p: qil.quantize_weights(*p, bits=bits, normalized=normalized), parameters, upstream)
     require_gradients(("w", "center", "half_width", "gamma")[: len(found)], found, want, upstream)
 
 
@@ -84,9 +88,7 @@ def test_activations_and_their_gradients_equal_the_reference(bits, normalized):
     parameters = [tf.constant(value, tf.float32) for value in (x, center, half_width)]
     got = qil.quantize_activations(*parameters, bits=bits, normalized=normalized).numpy()
     np.testing.assert_array_max_ulp(got, want["output"].astype(np.float32), OUTPUT_ULPS)
-    found = gradient_of(
-        lambda *p: qil.quantize_activations(*p, bits=bits, normalized=normalized), parameters, upstream
-    )
+    found = gradient_of(lambda *p: qil.quantize_activations(*p, bits=bits, normalized=normalized), parameters, upstream)
     require_gradients(("x", "center", "half_width"), found, want, upstream)
 
 
@@ -219,7 +221,9 @@ def test_thresholds_are_where_the_codes_jump(bits, gamma):
 
 
 @quick
-@hypothesis.given(st.floats(-50, 50, width=32, allow_subnormal=False), st.floats(-50, 50, width=32, allow_subnormal=False))
+@hypothesis.given(
+    st.floats(-50, 50, width=32, allow_subnormal=False), st.floats(-50, 50, width=32, allow_subnormal=False)
+)
 def test_projected_intervals_are_valid_and_valid_ones_stay(center, half_width):
     floor = 1e-5
     c, d = (float(v) for v in qil.project_interval(tf.constant(center), tf.constant(half_width), floor))

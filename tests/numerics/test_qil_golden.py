@@ -55,7 +55,9 @@ def test_weights_with_an_exponent_match_the_golden_vectors(case):
     assert got["scaled_grad_gamma"].shape == gamma.shape and got["scaled_output"].shape == weights.shape
 
 
-@pytest.mark.parametrize("case", [case for case in WEIGHTS if np.all(np.equal(case["inputs"]["gamma"], 1))], ids=name_of)
+@pytest.mark.parametrize(
+    "case", [case for case in WEIGHTS if np.all(np.equal(case["inputs"]["gamma"], 1))], ids=name_of
+)
 def test_weights_without_an_exponent_match_the_golden_vectors_of_gamma_1(case):
     inputs = case["inputs"]
     bits, levels = inputs["bits"], weight_levels(inputs["bits"])

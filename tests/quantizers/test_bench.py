@@ -52,8 +52,10 @@ class Holder(keras.layers.Layer):
         self.quantizer = quantizer
         if inner is not None:
             self.layer = inner
-        self.kernel = None if kernel is None else self.add_weight(
-            name="kernel", shape=kernel.shape, initializer=keras.initializers.Constant(kernel)
+        self.kernel = (
+            None
+            if kernel is None
+            else self.add_weight(name="kernel", shape=kernel.shape, initializer=keras.initializers.Constant(kernel))
         )
         shape = (None, 4) if kernel is None else kernel.shape
         self.variables_of_quantizer: Mapping[str, Any] = quantizer.build(tf.TensorShape(shape), "it", self)
@@ -308,9 +310,7 @@ class TestEveryLearnedActivationQuantizer:
         assert (float(found) < 0) != quantizer.normalized  # The paper's form does not move for clipped entries.
 
 
-def huge_steps(
-    holder: Holder, optimizer: str, jit: bool, direction: float, inputs: np.ndarray | None = None
-) -> None:
+def huge_steps(holder: Holder, optimizer: str, jit: bool, direction: float, inputs: np.ndarray | None = None) -> None:
     """Three optimizer steps with a loss of enormous slope."""
     chosen = keras.optimizers.Adam(50.0) if optimizer == "adam" else keras.optimizers.SGD(1e3)
     data = tf.constant(np.random.default_rng(0).normal(1, 1, (8, 4)).astype(np.float32) if inputs is None else inputs)
