@@ -45,15 +45,15 @@ def convert(
 
     Raises:
         TypeError, ValueError: a float or uncalibrated model, an unknown storage, or float operators in the file.
-        FileExistsError: `path` exists.
+        FileExistsError, FileNotFoundError: `path` exists, or its folder does not.
         RuntimeError: the written file does not compute what the model does; nothing is returned or written.
     """
     if storage not in STORAGES:
         raise ValueError(f"Got storage={storage!r}, expected one of {', '.join(map(repr, STORAGES))}.")
     require_quantized(q_model)
     require_calibrated(q_model)
-    if path is not None and pathlib.Path(path).exists():
-        raise FileExistsError(f"Got the existing path {str(path)!r}, expected a new one: remove the file first.")
+    if path is not None:
+        _require_new_path(pathlib.Path(path))
     plain = deployable(q_model)
     converter = tf.lite.TFLiteConverter.from_keras_model(plain)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -104,6 +104,15 @@ def _random_inputs(plain: Any) -> list[np.ndarray]:
         random.uniform(low, high, (_CHECKED_EXAMPLES, *(size or 1 for size in tensor.shape[1:]))).astype(np.float32)
         for tensor in plain.inputs
     ]
+
+
+def _require_new_path(path: pathlib.Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"Got the existing path {str(path)!r}, expected a new one: remove the file first.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"Got the path {str(path)!r}, expected one in an existing folder: create {str(path.parent)!r} first."
+        )
 
 
 def _write(content: bytes, path: pathlib.Path) -> None:

@@ -60,7 +60,6 @@ class Pending:
     """An operator whose output grid is not known yet."""
 
     name: str
-    six: bool = False
 
     def emit(self, target: Target) -> Any:
         """Adds the operator to the graph and returns its output tensor."""
@@ -167,7 +166,7 @@ class Shift(Pending):
 
     def emit(self, target: Target) -> Any:
         """A SUB; nothing if the grids are the same."""
-        if self.source.grid == target.grid and not target.lower and not self.six:
+        if self.source.grid == target.grid and not target.lower and target.activation != "relu6":
             return self.source.tensor
         layer = integer.IntegerShift(
             name=self.name,
@@ -253,6 +252,8 @@ class Lowering:
         grid = layer.grid()
         int8 = int8_grid(grid)
         activation = "none" if layer.quantizer.is_signed else "relu"
+        if layer.ceiling is not None and grid.maximum + grid.lower > layer.ceiling:
+            activation = "relu6"
         if isinstance(value, Float):
             if grid.lower:
                 value = Float(tensor=keras_layers.Rescaling(1.0, -grid.lower)(value.tensor))
@@ -262,8 +263,6 @@ class Lowering:
                 grid=int8,
             )
         pending = Shift(name=layer.name, source=value) if isinstance(value, Quantized) else value
-        if pending.six and grid.maximum + grid.lower > 6.0:
-            activation = "relu6"
         target = Target(grid=int8, activation=activation, lower=grid.lower)
         return Quantized(tensor=pending.emit(target), grid=int8)
 
@@ -294,7 +293,7 @@ class Lowering:
 
 def _norm(layer: Any, values: list[Any]) -> Value:
     (value,) = values
-    if isinstance(value, Linear) and not value.six:
+    if isinstance(value, Linear):
         return value.folded(layer)
     return _affine(layer, value)
 
@@ -330,12 +329,6 @@ def _average_pool(layer: Any, values: list[Any]) -> Linear:
     )
 
 
-def _relu6(layer: Any, values: list[Any]) -> Pending:
-    (value,) = values
-    pending = Shift(name=layer.name, source=value) if isinstance(value, Quantized) else value
-    return dataclasses.replace(pending, six=True)
-
-
 def _join(layer: Any, values: list[Any]) -> Join:
     branches = tuple(
         Shift(name=f"{layer.name}_input_{index}", source=value) if isinstance(value, Quantized) else value
@@ -346,7 +339,6 @@ def _join(layer: Any, values: list[Any]) -> Join:
 
 _PENDING: dict[Kind | None, Callable[[Any, list[Any]], Value]] = {
     Kind.NORM: _norm,
-    Kind.RELU6: _relu6,
     Kind.CONCATENATE: _join,
     Kind.AVERAGE_POOL: _average_pool,
     Kind.SUM: lambda layer, values: Sum(name=layer.name, sources=tuple(values)),

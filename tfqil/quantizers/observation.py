@@ -32,5 +32,6 @@ def initialize_on_first_batches(quantizer: ActivationQuantizer, inputs: tf.Tenso
 def running_mean(variable: Any, value: tf.Tensor, batches: tf.Tensor, *, valid: tf.Tensor) -> None:
     """Averages a value over the batches that are counted so far; an invalid value changes nothing."""
     current = tf.convert_to_tensor(variable)
-    updated = current + (value - current) / tf.cast(batches + 1, current.dtype)
+    mean = current + (value - current) / tf.cast(batches + 1, current.dtype)
+    updated = tf.where(batches > 0, mean, value)  # The first value replaces whatever was there.
     variable.assign(tf.where(valid, updated, current))

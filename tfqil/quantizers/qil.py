@@ -180,22 +180,26 @@ def _add_interval(
 ) -> dict[str, Any]:
     """Adds the interval [0, 2 half] to a layer.
 
-    Center comes first: optimizers apply constraints in this order, and each reads the other's variable.
+    Optimizers apply constraints variable by variable, center first since it is added first. Its constraint projects the
+    pair; with the projected center, the other half of the projection is to cut the half-width to it.
     """
     variables: dict[str, Any] = {}
 
-    def constrained(key: str) -> Any:
-        def constraint(_: Any) -> tf.Tensor:
-            return dict(zip(("center", "half_width"), _interval(variables), strict=True))[key]
+    def projected_center(_: Any) -> tf.Tensor:
+        return _interval(variables)[0]
 
-        return constraint
+    def cut_half_width(half_width: Any) -> tf.Tensor:
+        limit = tf.convert_to_tensor(variables.get("center", half_width))
+        return tf.maximum(tf.minimum(half_width, limit), SMALLEST_HALF_WIDTH)
+
+    constraints = {"center": projected_center, "half_width": cut_half_width}
 
     for key in ("center", "half_width") if with_center else ("half_width",):
         variables[key] = layer.add_weight(
             name=f"{name}_{key}",
             shape=shape,
             initializer=tf.constant_initializer(np.float32(half)),
-            constraint=constrained(key),
+            constraint=constraints[key],
         )
     return variables
 

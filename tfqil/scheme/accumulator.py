@@ -31,8 +31,6 @@ def _rounding_behind(source: Any, lower: tf.Tensor) -> tf.Tensor | None:
     """The rounding of the tensor that a layer produces."""
     if kind_of(source) is Kind.CONCATENATE:
         return _joined(source, lower)
-    if kind_of(source) in (Kind.RELU, Kind.RELU6):
-        source = _host.layers_before(source)[0]
     norm = None
     if kind_of(source) is Kind.NORM:
         source, norm = _host.layers_before(source)[0], source

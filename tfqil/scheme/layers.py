@@ -96,11 +96,15 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
     Args:
         quantizer: what quantizes.
         reason: why the tensor got this quantizer, for the report.
+        ceiling: clips the tensor there first: 6 where the layer replaces a ReLU6.
     """
 
-    def __init__(self, quantizer: ActivationQuantizer, reason: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self, quantizer: ActivationQuantizer, reason: str = "", ceiling: float | None = None, **kwargs: Any
+    ) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+        self.ceiling = ceiling
         self.quantizer = quantizer
         self.reason = reason
 
@@ -124,7 +128,12 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
             correction = bias_rounding(self)
             if correction is not None:
                 inputs = inputs + correction
-        return self.quantizer(inputs, training, weights=self._quantizer_variables)
+        # A frozen layer's range moves no more, as a frozen batch normalization's statistics do not.
+        return self.quantizer(self.clipped(inputs), training and self.trainable, weights=self._quantizer_variables)
+
+    def clipped(self, inputs: Any) -> Any:
+        """The tensor below the ceiling, if there is one."""
+        return inputs if self.ceiling is None else tf.minimum(inputs, self.ceiling)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""
@@ -132,7 +141,11 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
 
     def get_config(self) -> dict[str, Any]:
         """The quantizer and the reason of the placement."""
-        config = {"quantizer": _host.serialize_object(self.quantizer), "reason": self.reason}
+        config = {
+            "quantizer": _host.serialize_object(self.quantizer),
+            "reason": self.reason,
+            "ceiling": self.ceiling,
+        }
         return {**super().get_config(), **config}
 
     @classmethod

@@ -43,7 +43,7 @@ class Plan:
         kernels: layer name -> choice of the weight quantizer.
         tensors: tensor number -> choice of the activation quantizer where the tensor is produced.
         between: (tensor number, reader's name) -> choice between the tensor and that reader.
-        absorbed: names of the ReLU layers that a quantizer's lower clip replaces.
+        absorbed: names of the ReLU and ReLU6 layers that a quantizer replaces.
     """
 
     kernels: Mapping[str, Choice]
@@ -97,10 +97,11 @@ class Planner:
             for tensor in node.outputs:
                 if self._is_quantized_here(node, tensor):
                     choice = self._choice(node, tensor)
-                    if self._kind(node) is Kind.RELU:
-                        absorbed.add(node.layer.name)
+                    replaced = self._replaced_activations(node, choice)
+                    if replaced:
+                        absorbed.update(replaced)
                         choice = dataclasses.replace(
-                            choice, reason=f"{choice.reason}; its clip at 0 replaces {node.layer.name}"
+                            choice, reason=f"{choice.reason}; its clip replaces {', '.join(replaced)}"
                         )
                     tensors[tensor] = choice
         between = self._between(tensors)
@@ -173,11 +174,23 @@ class Planner:
 
     def _can_join(self, tensor: int, concatenate: _host.Node) -> bool:
         """Whether a branch of a concatenation can be written on the grid of the whole."""
+        kinds = {self._kind(self._graph.producer(branch)) for branch in concatenate.inputs}
         return (
             tensor not in self._graph.outputs
             and self._graph.readers(tensor) == (concatenate,)
-            and self._kind(self._graph.producer(tensor)) in (Kind.LINEAR, Kind.NORM, Kind.RELU, Kind.RELU6, Kind.SUM)
+            # ReLUs on all branches become the clip of the whole; on some of them they could not.
+            and (kinds == {Kind.RELU} or kinds <= {Kind.LINEAR, Kind.NORM, Kind.SUM})
         )
+
+    def _replaced_activations(self, node: _host.Node, choice: Choice) -> list[str]:
+        """The ReLU layers that the quantizer behind a node makes needless."""
+        if self._kind(node) in (Kind.RELU, Kind.RELU6):
+            return [node.layer.name]
+        if self._kind(node) is not Kind.CONCATENATE or choice.quantizer.is_signed:
+            return []
+        branches = [self._graph.producer(tensor) for tensor in node.inputs]
+        joined = all(self._can_join(tensor, node) for tensor in node.inputs)
+        return [branch.layer.name for branch in branches if joined and self._kind(branch) is Kind.RELU]
 
     def _choice(self, node: _host.Node, tensor: int) -> Choice:
         kind = self._kind(node)
@@ -187,6 +200,8 @@ class Planner:
             return Choice(quantizer=FixedActivationQuantizer(step=step, zero=zero), reason=reason)
         signed = not self._is_non_negative(tensor)
         wanted = [self._wanted(reader) for reader in self._uses(tensor)]
+        if wanted and tensor in self._graph.outputs:
+            wanted.append(None)  # The model's output is one more reader, and wants 8 bits.
         eight = RangeActivationQuantizer(bits=_EIGHT, signed=signed)
         if kind is Kind.INPUT or not wanted:
             return Choice(quantizer=dataclasses.replace(eight, bits=self._edge_bits or _EIGHT), reason="model edge")
@@ -197,8 +212,8 @@ class Planner:
             return Choice(quantizer=dataclasses.replace(first, signed=signed), reason="read by an edge layer only")
         if signed:
             return Choice(quantizer=eight, reason="signed values: 8 bits")
-        if not self._comes_from_accumulator(node):
-            first = first.without_lower()
+        if kind is Kind.RELU6 or not self._comes_from_accumulator(node):
+            first = first.without_lower()  # Nothing to subtract it in, or the clip at 6 would move with it.
         return Choice(quantizer=first, reason="all readers ask for it")
 
     def _why_eight(self, tensor: int) -> str:

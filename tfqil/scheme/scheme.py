@@ -10,6 +10,7 @@ from tfqil import _host
 from tfqil.numerics.grid import check_bits
 from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.expand import expand
+from tfqil.scheme.kinds import Kind, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.placement import Choice, Plan, Planner, require_known_layers
 
@@ -149,7 +150,10 @@ def _placed(model: Any, plan: Plan) -> Any:
         is_passed = layer.name in plan.absorbed or not node.inputs
         outputs = inputs[0] if is_passed else _host.run_as_before(node, layer, inputs)
         produced = plan.tensors.get(node.outputs[0])
-        return outputs if produced is None else _activation(produced, f"quantize_{node.layer.name}")(outputs)
+        if produced is None:
+            return outputs
+        ceiling = 6.0 if kind_of(node.layer) is Kind.RELU6 else None
+        return _activation(produced, f"quantize_{node.layer.name}", ceiling)(outputs)
 
     placed = _host.replay(model, call)
     for wrapper in wrappers.values():
@@ -157,5 +161,5 @@ def _placed(model: Any, plan: Plan) -> Any:
     return placed
 
 
-def _activation(choice: Choice, name: str) -> QuantizeActivation:
-    return QuantizeActivation(choice.quantizer, reason=choice.reason, name=name)
+def _activation(choice: Choice, name: str, ceiling: float | None = None) -> QuantizeActivation:
+    return QuantizeActivation(choice.quantizer, reason=choice.reason, ceiling=ceiling, name=name)

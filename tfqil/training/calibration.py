@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfqil import _host
+from tfqil.quantizers.base import FIRST_BATCHES
 from tfqil.quantizers.observation import observe
 from tfqil.scheme.layers import QuantizeActivation
 
@@ -41,7 +42,7 @@ def calibrate(q_model: Any, dataset: Any, batches: int = 8) -> Any:
         raise ValueError(f"Got the float model {q_model.name!r}, expected one from tfqil.quantize_model.")
     if batches < 1:
         raise ValueError(f"Got batches={batches}, expected at least 1.")
-    data = [_checked(batch, q_model) for batch in itertools.islice(_batches(dataset), batches)]
+    data = [_checked(batch, q_model) for batch in itertools.islice(_batches(dataset, len(q_model.inputs)), batches)]
     if not data:
         raise ValueError("Got a data set without a batch, expected at least one: pass some training examples.")
     _require_finite_tensors(q_model, data[0])
@@ -50,6 +51,10 @@ def calibrate(q_model: Any, dataset: Any, batches: int = 8) -> Any:
             layer.quantizer_variables["observed_batches"].assign(0)
     for batch in data:
         _host.evaluate(q_model, batch, _initializing)
+    for layer in quantizing:
+        if "observed_batches" in layer.quantizer_variables:
+            # Training batches set the intervals no more, however few batches calibration had.
+            layer.quantizer_variables["observed_batches"].assign(max(len(data), FIRST_BATCHES))
     return q_model
 
 
@@ -58,8 +63,9 @@ def _initializing(node: _host.Node, tensors: list[Any]) -> Any:
     layer = node.layer
     if not isinstance(layer, QuantizeActivation):
         return _host.run_as_before(node, layer, tensors)
-    layer.quantizer.initialize(observe(tensors[0]), layer.quantizer_variables)
-    return _passed(layer, tensors[0])
+    tensor = layer.clipped(tensors[0])
+    layer.quantizer.initialize(observe(tensor), layer.quantizer_variables)
+    return _passed(layer, tensor)
 
 
 def _passed(layer: QuantizeActivation, tensor: tf.Tensor) -> tf.Tensor:
@@ -82,10 +88,10 @@ def _require_finite_tensors(q_model: Any, batch: list[tf.Tensor]) -> None:
     _host.evaluate(q_model, batch, call)
 
 
-def _batches(dataset: Any) -> Iterator[Any]:
+def _batches(dataset: Any, inputs: int) -> Iterator[Any]:
     if isinstance(dataset, (np.ndarray, tf.Tensor)):
         return (dataset[start : start + _ARRAY_BATCH] for start in range(0, len(dataset), _ARRAY_BATCH))
-    if isinstance(dataset, (list, tuple)) and all(isinstance(part, np.ndarray) for part in dataset) and dataset:
+    if inputs > 1 and isinstance(dataset, (list, tuple)) and all(isinstance(part, np.ndarray) for part in dataset):
         starts = range(0, len(dataset[0]), _ARRAY_BATCH)
         return ([part[start : start + _ARRAY_BATCH] for part in dataset] for start in starts)
     if not isinstance(dataset, Iterable):
