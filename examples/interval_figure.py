@@ -38,10 +38,10 @@ def _draw_layer(panel: Axes, wrapper: keras.layers.Layer) -> None:
     lower, upper = center - half_width, center + half_width
     reach = 1.05 * max(np.abs(weights).max(), upper)
     panel.hist(weights, bins=80, range=(-reach, reach), color="#7a9cc6", label="weights")
-    panel.axvspan(-lower, lower, color="#d9d9d9", alpha=0.6, label="below the interval: 0")
+    panel.axvspan(-lower, lower, color="#d9d9d9", alpha=0.6, zorder=0, label="below the interval: 0")
     for sign in (-1, 1):
         zone = sorted((sign * upper, sign * reach))
-        panel.axvspan(*zone, color="#f2c9a1", alpha=0.6, label="above it: clipped" if sign > 0 else None)
+        panel.axvspan(*zone, color="#f2c9a1", alpha=0.6, zorder=0, label="above it: clipped" if sign > 0 else None)
     grid = wrapper.grid()
     for index, level in enumerate(np.unique(grid.values)):
         panel.axvline(level, color="#b03a2e", linewidth=1.2, label="levels" if index == 0 else None)

@@ -148,9 +148,10 @@ def _structured(tensors: list[Any]) -> Any:
 
 def run_as_before(node: Node, layer: Any, tensors: list[Any]) -> Any:
     """Calls a layer on new tensors with the arguments that it had in a node."""
-    arguments, keywords = node.keras_node.map_arguments(
-        {str(old): [new] for old, new in zip(node.keras_node.flat_input_ids, tensors, strict=True)}
-    )
+    queues: dict[str, list[Any]] = {}  # A layer may read a tensor more than once; Keras takes one entry for each time.
+    for old, new in zip(node.keras_node.flat_input_ids, tensors, strict=True):
+        queues.setdefault(str(old), []).append(new)
+    arguments, keywords = node.keras_node.map_arguments(queues)
     return layer(*arguments, **keywords)
 
 
@@ -178,9 +179,7 @@ def channel_shape(layer: Any, kernel_shape: collections.abc.Sequence[int]) -> tu
 
 def kernel_name(layer: Any) -> str | None:
     """The attribute that holds the kernel of a layer that multiplies by one; None for other layers."""
-    if isinstance(layer, keras.layers.SeparableConv2D):
-        return None  # It has two: the scheme splits it first.
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
+    if type(layer) is keras.layers.DepthwiseConv2D:
         return "depthwise_kernel"
     if type(layer) in (keras.layers.Conv2D, keras.layers.Dense):
         return "kernel"

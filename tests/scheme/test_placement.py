@@ -208,7 +208,8 @@ class TestTensors:
         q_model = networks.quantized(
             model_of(chain(conv("a"), layers.ReLU(6.0, name="six"), conv("b", activation="relu"), conv("c")))
         )
-        assert "six" in [layer.name for layer in q_model.layers] and "quantize_six" in quantizers_of(q_model)
+        assert "six" not in [layer.name for layer in q_model.layers] and "quantize_six" in quantizers_of(q_model)
+        assert q_model.get_layer("quantize_six").ceiling == 6.0
 
     @pytest.mark.parametrize(
         "pool", [layers.AveragePooling2D(2, name="p"), layers.GlobalAveragePooling2D(name="p", keepdims=True)]
@@ -245,7 +246,8 @@ class TestTensors:
         )
         wrapped = [layer.layer for layer in q_model.layers if isinstance(layer, QuantizedLayer)]
         assert all(layer.activation is keras.activations.linear for layer in wrapped)
-        assert {"b_activation", "c_activation"} <= {layer.name for layer in q_model.layers}
+        names = {layer.name for layer in q_model.layers}
+        assert {"quantize_a_activation", "quantize_b_activation", "c_activation"} <= names
 
 
 class TestWholeModels:

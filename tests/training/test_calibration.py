@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,8 @@ DATA_SETS = {
     "an array": lambda: IMAGES,
     "a tensor": lambda: tf.constant(IMAGES),
     "a list of one array": lambda: [IMAGES],
+    "a list of batches": lambda: [IMAGES[start : start + 64] for start in range(0, 256, 64)],
+    "examples and labels": lambda: (IMAGES, LABELS),
     "tf.data of inputs": batches,
     "tf.data of inputs and labels": lambda: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(64),
     "tf.data of inputs by name": lambda: batches().map(lambda x: {"image": x}),
@@ -91,11 +94,10 @@ def test_several_inputs_are_given_as_a_list_of_arrays_or_by_name():
 
 
 def test_only_so_many_batches_are_used(q_model):
-    tfqil.calibrate(q_model, batches(), batches=2)
-    assert intervals(q_model)["quantize_image/observed_batches"] == 2
-    endless = batches().repeat()
-    tfqil.calibrate(q_model, endless, batches=3)
-    assert intervals(q_model)["quantize_image/observed_batches"] == 3
+    brighter = (IMAGES[start : start + 64] * (start + 1) for start in itertools.count(0, 64))
+    tfqil.calibrate(q_model, brighter, batches=2)
+    assert intervals(q_model)["quantize_image/maximum"] == pytest.approx((1 + 65) / 2, rel=1e-6)
+    assert next(brighter).max() == 129.0
 
 
 def test_calibrating_again_forgets_what_was(q_model, expected):
@@ -144,7 +146,7 @@ BAD = {
         ValueError,
         r"Got calibration data of shape \(64, 5, 12, 1\), expected \(None, 12",
     ),
-    "too many inputs": (lambda: [IMAGES, IMAGES], ValueError, "Got 2 input arrays in a batch, expected 1"),
+    "too many inputs": (lambda: [[IMAGES, IMAGES]], ValueError, "Got 2 input arrays in a batch, expected 1"),
     "a number": (lambda: 7, TypeError, "Got int as the data set, expected an array, a tf.data.Dataset"),
     "none": (lambda: None, TypeError, "Got NoneType as the data set, expected an array, a tf.data.Dataset"),
 }

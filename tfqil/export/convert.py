@@ -15,10 +15,13 @@ from tfqil.export.inspect import inspect
 from tfqil.export.layers import IntegerQuantize
 from tfqil.export.lower import deployable
 from tfqil.export.pack import STORAGES, pack
-from tfqil.export.verify import compare_with_deployable
+from tfqil.export.signature import order_like
+from tfqil.export.verify import LARGEST_MEAN_LSB, verify
 
 # Random examples of the check that every written file passes; few, since the rounding of each output is a test.
 _CHECKED_EXAMPLES = 4
+# What stands for an open height or width in that check.
+_OPEN_SIZE = 32
 
 
 def convert(
@@ -38,7 +41,8 @@ def convert(
             layers whose codes fit) or "int8" (for old runtimes).
         path: writes the file there too; it must not exist yet.
         allow_float: return a file in which some operators compute in float, as `edge_bits=None` makes it.
-        check: run the file once on random inputs and compare it bit for bit with `deployable(q_model)`.
+        check: run the file once on random inputs: it must equal `deployable(q_model)` bit for bit, and be at most
+            `verify.LARGEST_MEAN_LSB` steps from `q_model` on average.
 
     Returns:
         The content of the file.
@@ -60,7 +64,8 @@ def convert(
     with warnings.catch_warnings():
         # The fake quantizations hold the statistics that the converter misses.
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
-        tflite = pack(converter.convert(), storage)
+        converted = converter.convert()
+    tflite = pack(order_like(converted, plain.input_names, plain.output_names), storage)
     report = inspect(tflite)
     if not report.integer_only and not allow_float:
         first, *others = report.float_leftovers
@@ -77,33 +82,37 @@ def convert(
 
 
 def _require_equal(q_model: Any, tflite: bytes, inputs: list[np.ndarray]) -> None:
-    comparison = compare_with_deployable(q_model, tflite, inputs)
-    if comparison.different_weights:
+    report = verify(q_model, tflite, inputs)
+    if report.different_weights:
         raise RuntimeError(
-            f"Got other integers or scales in the file than were trained ({', '.join(comparison.different_weights)}), "
+            f"Got other integers or scales in the file than were trained ({', '.join(report.different_weights)}), "
             "expected the same: please report this model; check=False returns the file all the same."
         )
-    if comparison.differing_outputs:
+    if report.differing_from_deployable:
         raise RuntimeError(
-            f"Got {comparison.differing_outputs} of {comparison.outputs} outputs of the file that differ from the "
+            f"Got {report.differing_from_deployable} of {report.outputs} outputs of the file that differ from the "
             "model's integer arithmetic, expected 0: the runtime's kernels may round in another way on this machine; "
             "check=False returns the file all the same."
+        )
+    if not report.accepted:
+        raise RuntimeError(
+            f"Got outputs of the file that are {report.mean_lsb:.2f} steps from the model's on average, expected at "
+            f"most {LARGEST_MEAN_LSB:g}: verify(..., per_layer=True) on your data shows where they part; check=False "
+            "returns the file all the same."
         )
 
 
 def _random_inputs(plain: Any) -> list[np.ndarray]:
     """Examples that cover the range of each input's grid."""
     random = np.random.default_rng(0)
-    ranges = [
-        (-(128 + layer.grid.zero_point) * layer.grid.scale, (127 - layer.grid.zero_point) * layer.grid.scale)
-        for layer in plain.layers
-        if isinstance(layer, IntegerQuantize)
-    ]
-    low, high = (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (-1.0, 1.0)
-    return [
-        random.uniform(low, high, (_CHECKED_EXAMPLES, *(size or 1 for size in tensor.shape[1:]))).astype(np.float32)
-        for tensor in plain.inputs
-    ]
+    grids = {id(layer.input): layer.grid for layer in plain.layers if isinstance(layer, IntegerQuantize)}
+    examples = []
+    for tensor in plain.inputs:
+        grid = grids[id(tensor)]
+        shape = (_CHECKED_EXAMPLES, *(size or _OPEN_SIZE for size in tensor.shape[1:]))
+        low, high = ((end - grid.zero_point) * grid.scale for end in (-128, 127))
+        examples.append(random.uniform(low, high, shape).astype(np.float32))
+    return examples
 
 
 def _require_new_path(path: pathlib.Path) -> None:

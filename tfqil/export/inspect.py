@@ -107,7 +107,7 @@ def inspect(tflite: bytes | str | os.PathLike[str]) -> FileReport:
     Raises:
         ValueError: no file at that path, or no whole .tflite file.
     """
-    content = _content(tflite)
+    content = read_content(tflite)
     model = flatbuffer.load(content)
     operators = _operators(content, model)
     leftovers = tuple(sentence for graph in model.subgraphs for sentence in float_leftovers(model, graph))
@@ -139,7 +139,7 @@ def read_weights(
     Raises:
         ValueError: no file at that path, or no whole .tflite file.
     """
-    model = flatbuffer.load(_content(tflite))
+    model = flatbuffer.load(read_content(tflite))
     weights: dict[str, tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
     for tensor, operator, _ in _weight_tensors(model):
         if flatbuffer.type_name(tensor) not in flatbuffer.WEIGHT_BITS:
@@ -161,9 +161,17 @@ def read_weights(
     return weights
 
 
-def _content(tflite: bytes | str | os.PathLike[str]) -> bytes:
-    if not isinstance(tflite, (str, os.PathLike)):
+def read_content(tflite: bytes | str | os.PathLike[str]) -> bytes:
+    """The content of a .tflite file that is given by itself or by its path.
+
+    Raises:
+        TypeError: neither bytes nor a path.
+        ValueError: no file at that path.
+    """
+    if isinstance(tflite, (bytes, bytearray, memoryview)):
         return bytes(tflite)
+    if not isinstance(tflite, (str, os.PathLike)):
+        raise TypeError(f"got {type(tflite).__name__}, expected the bytes or the path of a .tflite file: pass one")
     path = pathlib.Path(tflite)
     if not path.is_file():
         raise ValueError(f"got path {str(path)!r}, expected an existing .tflite file: check the path")

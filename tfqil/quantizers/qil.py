@@ -189,8 +189,8 @@ def _add_interval(
         return _interval(variables)[0]
 
     def cut_half_width(half_width: Any) -> tf.Tensor:
-        limit = tf.convert_to_tensor(variables.get("center", half_width))
-        return tf.maximum(tf.minimum(half_width, limit), SMALLEST_HALF_WIDTH)
+        limit = _finite(variables.get("center", half_width))
+        return tf.maximum(tf.minimum(_finite(half_width), limit), SMALLEST_HALF_WIDTH)
 
     constraints = {"center": projected_center, "half_width": cut_half_width}
 
@@ -209,6 +209,12 @@ def _interval(variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
 
     Optimizers project the variables too; this serves training loops that assign to them directly.
     """
-    half_width = tf.convert_to_tensor(variables["half_width"])
-    center = tf.convert_to_tensor(variables["center"]) if "center" in variables else half_width
+    half_width = _finite(variables["half_width"])
+    center = _finite(variables["center"]) if "center" in variables else half_width
     return qil.project_interval(center, half_width, SMALLEST_HALF_WIDTH)
+
+
+def _finite(values: Any) -> tf.Tensor:
+    """What an optimizer made NaN or infinite becomes the smallest interval, so that it cannot spread."""
+    tensor = tf.convert_to_tensor(values)
+    return tf.where(tf.math.is_finite(tensor), tensor, tf.fill(tf.shape(tensor), SMALLEST_HALF_WIDTH))

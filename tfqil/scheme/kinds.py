@@ -73,11 +73,19 @@ def kind_of(layer: Any) -> Kind | None:
         return _relu_kind(layer)
     if type(layer) is layers.Activation:
         return _BY_ACTIVATION.get(activation_name(layer))
-    if type(layer) is layers.Softmax and layer.axis not in (-1,):
+    if type(layer) is layers.Softmax and layer.axis != -1:
+        return None
+    if type(layer) is layers.BatchNormalization and not _normalizes_last_axis(layer):
         return None
     if _host.kernel_name(layer):
         return Kind.LINEAR
     return _BY_TYPE.get(type(layer))
+
+
+def _normalizes_last_axis(layer: Any) -> bool:
+    axes = list(layer.axis) if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    last = layer.input_spec.ndim - 1 if layer.input_spec is not None else -1
+    return axes in ([-1], [last])
 
 
 def _relu_kind(layer: Any) -> Kind | None:
@@ -86,6 +94,16 @@ def _relu_kind(layer: Any) -> Kind | None:
     if layer.max_value is None:
         return Kind.RELU
     return Kind.RELU6 if float(layer.max_value) == 6.0 else None
+
+
+def has_kernel(layer: Any) -> bool:
+    """Whether a layer multiplies by a kernel, or by two."""
+    return kind_of(layer) is Kind.LINEAR or type(layer) is layers.SeparableConv2D
+
+
+def has_known_activation(layer: Any) -> bool:
+    """Whether the inline activation of a layer, if it has any, is one that `kind_of` knows as a layer."""
+    return activation_name(layer) in _BY_ACTIVATION
 
 
 def supported_layers() -> str:

@@ -22,7 +22,15 @@ from tfqil.quantizers import (
     WeightQuantizer,
 )
 from tfqil.scheme.config import LowBitQuantizeConfig
-from tfqil.scheme.kinds import LOOKUP_GRIDS, Kind, activation_name, kind_of, supported_layers
+from tfqil.scheme.kinds import (
+    LOOKUP_GRIDS,
+    Kind,
+    activation_name,
+    has_kernel,
+    has_known_activation,
+    kind_of,
+    supported_layers,
+)
 
 _EIGHT = 8
 
@@ -54,24 +62,52 @@ class Plan:
 
 def require_known_layers(model: Any) -> None:
     """Raises one sentence that lists every layer of a model whose arithmetic is not known."""
-    layers = [_host.unannotated(layer) for layer in model.layers]
-    unknown = [
-        f"{layer.name!r} ({type(layer).__name__})"
-        for layer in layers
-        if kind_of(layer) is None and type(layer) is not _host.keras.layers.SeparableConv2D
+    problems = [
+        f"{layer.name!r} ({problem})" for layer in map(_host.unannotated, model.layers) if (problem := _problem(layer))
     ]
-    if unknown:
+    if problems:
         raise ValueError(
-            f"Got layers that tfqil cannot quantize: {', '.join(unknown)}; expected {supported_layers()}: replace "
+            f"Got layers that tfqil cannot quantize: {', '.join(problems)}; expected {supported_layers()}: replace "
             "them, or quantize the part of the model without them."
         )
-    first = [
-        repr(layer.name)
-        for layer in layers
-        if getattr(layer, "data_format", None) == "channels_first" and kind_of(layer) is not Kind.KEEP
-    ]
-    if first:
-        raise ValueError(f"Got data_format='channels_first' in {', '.join(first)}, expected 'channels_last'.")
+
+
+def _problem(layer: Any) -> str | None:
+    """What is wrong with a layer, in a few words; None if nothing is."""
+    kind, name = kind_of(layer), type(layer).__name__
+    if kind is None and not has_kernel(layer):
+        return name
+    if getattr(layer, "data_format", None) == "channels_first":
+        return f"{name} with data_format='channels_first'"
+    if kind is Kind.INPUT:
+        return None if layer.dtype.startswith(("float", "bfloat")) else f"{name} of dtype {layer.dtype}"
+    if has_kernel(layer):
+        if not has_known_activation(layer):
+            return f"{name} with activation {activation_name(layer)!r}"
+        return _convolution_problem(layer, name)
+    if kind is Kind.AVERAGE_POOL and not _pools_whole_windows(layer):
+        return f"{name} whose windows reach over the border, or with two different strides"
+    return None
+
+
+def _convolution_problem(layer: Any, name: str) -> str | None:
+    if getattr(layer, "groups", 1) != 1:
+        return f"{name} with groups={layer.groups}"
+    if "Depthwise" in name or "Separable" in name:
+        if max(layer.dilation_rate) > 1:
+            return f"{name} with dilation_rate={layer.dilation_rate}"
+        if len(set(layer.strides)) > 1:
+            return f"{name} with two different strides"
+    return None
+
+
+def _pools_whole_windows(layer: Any) -> bool:
+    """Whether every window of an average pooling lies inside the image, so that all count as many pixels."""
+    if len(set(layer.strides)) > 1:
+        return False
+    sizes = layer.input_shape[1:3]
+    tiles = all(size is not None and size % pool == 0 for size, pool in zip(sizes, layer.pool_size, strict=True))
+    return layer.padding == "valid" or (tuple(layer.strides) == tuple(layer.pool_size) and tiles)
 
 
 class Planner:
@@ -90,6 +126,7 @@ class Planner:
 
     def plan(self) -> Plan:
         """The decisions for the whole model."""
+        self._require_joinable()
         kernels = {node.layer.name: self._kernel(node) for node in self._nodes(Kind.LINEAR)}
         tensors: dict[int, Choice] = {}
         absorbed = set()
@@ -148,7 +185,7 @@ class Planner:
         kind = self._kind(node)
         if kind is Kind.KEEP:
             return False  # It is quantized already, where it was produced.
-        if node.layer.name in self._edges and self._edge_bits is None and self._only_float_follows(tensor):
+        if self._edge_bits is None and self._is_float_tail(node) and self._ends_the_model(tensor):
             return False
         if kind is Kind.INPUT and self._edge_bits is None:
             return any(self._kind(r) is not Kind.LINEAR or r.layer.name in self._configs for r in self._uses(tensor))
@@ -157,9 +194,12 @@ class Planner:
         readers = self._graph.readers(tensor)
         return not (len(readers) == 1 and self._is_fused(kind, readers[0]))
 
-    def _only_float_follows(self, tensor: int) -> bool:
-        """Whether a float edge layer ends the model: nothing behind it is quantized either."""
-        return self._ends_the_model(tensor)
+    def _is_float_tail(self, node: _host.Node) -> bool:
+        """Whether a tensor comes from a float layer that ends the model, through what does not multiply."""
+        if self._kind(node) is Kind.LINEAR:
+            return node.layer.name in self._edges and node.layer.name not in self._configs
+        passing = (Kind.NORM, Kind.RELU, Kind.RELU6, Kind.LOOKUP, Kind.KEEP)
+        return self._kind(node) in passing and self._is_float_tail(self._graph.producer(node.inputs[0]))
 
     def _is_fused(self, kind: Kind | None, reader: _host.Node) -> bool:
         """Whether a reader works on the accumulator, before anything is rounded."""
@@ -180,7 +220,18 @@ class Planner:
             and self._graph.readers(tensor) == (concatenate,)
             # ReLUs on all branches become the clip of the whole; on some of them they could not.
             and (kinds == {Kind.RELU} or kinds <= {Kind.LINEAR, Kind.NORM, Kind.SUM})
+            and concatenate.layer.axis in (-1, len(concatenate.layer.output_shape) - 1)
         )
+
+    def _require_joinable(self) -> None:
+        """Raises one sentence for a concatenation whose branches cannot be written on one grid."""
+        for node in self._nodes(Kind.CONCATENATE):
+            if not all(self._can_join(tensor, node) for tensor in node.inputs):
+                raise ValueError(
+                    f"Got the Concatenate {node.layer.name!r} of tensors that need grids of their own, expected "
+                    "branches along the last axis that nothing else reads and that come from layers with a kernel, "
+                    "batch norms or Adds, all behind a ReLU or none: give it such branches."
+                )
 
     def _replaced_activations(self, node: _host.Node, choice: Choice) -> list[str]:
         """The ReLU layers that the quantizer behind a node makes needless."""

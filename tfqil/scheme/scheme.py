@@ -10,7 +10,7 @@ from tfqil import _host
 from tfqil.numerics.grid import check_bits
 from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.expand import expand
-from tfqil.scheme.kinds import Kind, kind_of
+from tfqil.scheme.kinds import Kind, has_kernel, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.placement import Choice, Plan, Planner, require_known_layers
 
@@ -77,7 +77,7 @@ class LowBitLayoutTransform(qat.QuantizeLayoutTransform):  # type: ignore[misc, 
         """Places quantizers in a model that is a copy of the user's."""
         _host.require_functional(model)
         require_known_layers(model)
-        overrides = _overrides(layer_quantize_map)
+        overrides = _overrides(model, layer_quantize_map)
         expanded, origins = expand(model)
         configs = {name: overrides[origin] for name, origin in origins.items() if origin in overrides}
         plan = Planner(expanded, configs, self._config, self._edge_bits).plan()
@@ -106,7 +106,15 @@ def quantize_model(model: Any, config_or_scheme: LowBitQuantizeConfig | LowBitSc
     return qat.quantize_apply(qat.quantize_annotate_model(model), scheme)
 
 
-def _overrides(layer_quantize_map: dict[str, Any]) -> dict[str, LowBitQuantizeConfig]:
+def _overrides(model: Any, layer_quantize_map: dict[str, Any]) -> dict[str, LowBitQuantizeConfig]:
+    """The configs given to single layers, by name."""
+    with_kernel = {layer.name for layer in model.layers if has_kernel(layer)}
+    missing = sorted(with_kernel - set(layer_quantize_map))
+    if missing:
+        raise ValueError(
+            f"Got a model with layers that are not annotated ({', '.join(missing)}), expected all: call "
+            "quantize_annotate_model on the model; it keeps the configs of the layers annotated before."
+        )
     overrides = {}
     for name, entry in layer_quantize_map.items():
         config = entry.get("quantize_config")
@@ -116,6 +124,11 @@ def _overrides(layer_quantize_map: dict[str, Any]) -> dict[str, LowBitQuantizeCo
             raise TypeError(
                 f"Got {type(config).__name__} for layer {name!r}, expected a LowBitQuantizeConfig: only its quantizers "
                 "can name their grids."
+            )
+        if name not in with_kernel:
+            raise ValueError(
+                f"Got a config for layer {name!r}, which has no kernel, expected one for a layer that multiplies: a "
+                "config says how a layer quantizes its kernel and its inputs."
             )
         overrides[name] = config
     return overrides

@@ -40,8 +40,8 @@ def calibrate(q_model: Any, dataset: Any, batches: int = 8) -> Any:
     quantizing = [layer for layer in q_model.layers if isinstance(layer, QuantizeActivation)]
     if not quantizing:
         raise ValueError(f"Got the float model {q_model.name!r}, expected one from tfqil.quantize_model.")
-    if batches < 1:
-        raise ValueError(f"Got batches={batches}, expected at least 1.")
+    if not isinstance(batches, int) or batches < 1:
+        raise ValueError(f"Got batches={batches!r}, expected a whole number of at least 1.")
     data = [_checked(batch, q_model) for batch in itertools.islice(_batches(dataset, len(q_model.inputs)), batches)]
     if not data:
         raise ValueError("Got a data set without a batch, expected at least one: pass some training examples.")
@@ -89,9 +89,12 @@ def _require_finite_tensors(q_model: Any, batch: list[tf.Tensor]) -> None:
 
 
 def _batches(dataset: Any, inputs: int) -> Iterator[Any]:
+    if inputs == 1 and isinstance(dataset, tuple) and dataset and isinstance(dataset[0], np.ndarray):
+        dataset = dataset[0]  # (examples, labels), as `fit` takes them.
     if isinstance(dataset, (np.ndarray, tf.Tensor)):
         return (dataset[start : start + _ARRAY_BATCH] for start in range(0, len(dataset), _ARRAY_BATCH))
-    if inputs > 1 and isinstance(dataset, (list, tuple)) and all(isinstance(part, np.ndarray) for part in dataset):
+    arrays = isinstance(dataset, (list, tuple)) and all(isinstance(part, np.ndarray) for part in dataset)
+    if arrays and len(dataset) == inputs:
         starts = range(0, len(dataset[0]), _ARRAY_BATCH)
         return ([part[start : start + _ARRAY_BATCH] for part in dataset] for start in starts)
     if not isinstance(dataset, Iterable):

@@ -1,0 +1,35 @@
+"""The order of a file's inputs and outputs: the converter sorts by name, users expect the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfqil.export import flatbuffer
+
+
+def order_like(tflite: bytes, input_names: Sequence[str], output_names: Sequence[str]) -> bytes:
+    """Puts the inputs and outputs of a file in the order of a Keras model, by the names of its signature.
+
+    Args:
+        tflite: what TFLiteConverter wrote from the model.
+        input_names: names of the model's inputs, in its order.
+        output_names: names of the model's outputs, in its order.
+
+    Returns:
+        The file with the reordered main graph; the file itself where its signature names them otherwise.
+    """
+    model = flatbuffer.load(tflite)
+    signatures = model.signatureDefs or []
+    if len(signatures) != 1:
+        return tflite
+    graph = model.subgraphs[signatures[0].subgraphIndex]
+    for names, entries, attribute in (
+        (input_names, signatures[0].inputs, "inputs"),
+        (output_names, signatures[0].outputs, "outputs"),
+    ):
+        indices = {entry.name.decode(): int(entry.tensorIndex) for entry in entries}
+        if set(indices) == set(names) and len(indices) == len(flatbuffer.items(getattr(graph, attribute))):
+            setattr(graph, attribute, np.array([indices[name] for name in names], np.int32))
+    return flatbuffer.serialize(model)
