@@ -185,14 +185,20 @@ class TestTensors:
         assert found["quantize_join"] == (QIL, 2)
         assert not {"quantize_a_activation", "quantize_b_activation"} & set(found)
 
-    def test_a_branch_that_someone_else_reads_has_a_grid_of_its_own(self):
+    @pytest.mark.parametrize("axis", [-1, 1])
+    def test_branches_that_cannot_share_a_grid_are_refused(self, axis):
         def body(x):
             x = conv("stem", activation="relu")(x)
-            joined = layers.Concatenate(name="join")([x, conv("a", activation="relu")(x)])
+            other = x if axis == -1 else conv("b", activation="relu")(x)
+            joined = layers.Concatenate(axis=axis, name="join")([other, conv("a", activation="relu")(x)])
             return conv("end")(conv("next", activation="relu")(joined))
 
-        found = placed(model_of(body))
-        assert "quantize_stem_activation" in found and "quantize_join" in found
+        with pytest.raises(ValueError, match="Got the Concatenate 'join' of tensors that need grids of their own"):
+            placed(model_of(body))
+
+    def test_a_tensor_may_be_added_to_itself(self):
+        found = placed(model_of(lambda x: conv("end")((lambda y: layers.Add(name="sum")([y, y]))(conv("a")(x)))))
+        assert found["quantize_sum"] == (RANGE, 8)
 
     @pytest.mark.parametrize("function", ["sigmoid", "tanh", "softmax"])
     def test_functions_whose_grid_the_runtime_prescribes_get_it(self, function):
@@ -343,7 +349,7 @@ class TestErrors:
 
     def test_channels_first(self):
         body = chain(layers.Conv2D(4, 3, data_format="channels_first", name="first"))
-        with pytest.raises(ValueError, match="Got data_format='channels_first' in 'first', expected 'channels_last'"):
+        with pytest.raises(ValueError, match="'first' \\(Conv2D with data_format='channels_first'\\)"):
             networks.quantized(model_of(body))
 
     def test_a_model_that_is_quantized_already(self):

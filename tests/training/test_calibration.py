@@ -177,5 +177,5 @@ def test_a_float_model_is_refused():
 
 
 def test_no_batches_are_refused(q_model):
-    with pytest.raises(ValueError, match="Got batches=0, expected at least 1"):
+    with pytest.raises(ValueError, match="Got batches=0, expected a whole number of at least 1"):
         tfqil.calibrate(q_model, IMAGES, batches=0)
