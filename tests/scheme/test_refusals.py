@@ -33,7 +33,7 @@ def test_a_layer_that_cannot_be_exported_is_named(what):
 
 def test_integer_inputs_are_refused():
     model = keras.Sequential([keras.Input((9, 9, 4), dtype="uint8", name="pixels"), layers.Flatten(), layers.Dense(2)])
-    with pytest.raises(ValueError, match="'pixels' \\(InputLayer of dtype uint8\\)"):
+    with pytest.raises(ValueError, match="'pixels' \\(input of dtype uint8\\)"):
         tfqil.quantize_model(model, tfqil.QILQuantizeConfig(4, 8))
 
 

@@ -65,6 +65,11 @@ def require_known_layers(model: Any) -> None:
     problems = [
         f"{layer.name!r} ({problem})" for layer in map(_host.unannotated, model.layers) if (problem := _problem(layer))
     ]
+    problems += [
+        f"{name!r} (input of dtype {tensor.dtype.name})"
+        for name, tensor in zip(model.input_names, model.inputs, strict=True)
+        if not tensor.dtype.is_floating
+    ]
     if problems:
         raise ValueError(
             f"Got layers that tfqil cannot quantize: {', '.join(problems)}; expected {supported_layers()}: replace "
@@ -79,8 +84,6 @@ def _problem(layer: Any) -> str | None:
         return name
     if getattr(layer, "data_format", None) == "channels_first":
         return f"{name} with data_format='channels_first'"
-    if kind is Kind.INPUT:
-        return None if layer.dtype.startswith(("float", "bfloat")) else f"{name} of dtype {layer.dtype}"
     if has_kernel(layer):
         if not has_known_activation(layer):
             return f"{name} with activation {activation_name(layer)!r}"
