@@ -41,7 +41,7 @@ def fit(q_model: Any, epochs: int = 4) -> list[float]:
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
 def test_training_lowers_the_loss_and_moves_the_intervals(jit):
     q_model = compiled(networks.quantized(small(), 3, 3, train_gamma=True), jit_compile=jit)
-    losses = fit(q_model)
+    losses = fit(q_model, epochs=8)
     assert losses[-1] < 0.9 * losses[0], f"losses {losses}"
     for layer in q_model.layers:
         if isinstance(layer, QuantizeActivation):
