@@ -25,7 +25,6 @@ class Kind(enum.Enum):
     MEAN = "averages over all positions"
     AVERAGE_POOL = "averages over windows"
     KEEP = "keeps the grid of its input"
-    QUANTIZE = "puts a tensor on a grid"
 
 
 # The output grids that the int8 specification prescribes: step and code of 0.
