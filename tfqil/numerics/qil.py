@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfqil.numerics.finite import finite_or_zero
 from tfqil.numerics.grid import activation_levels, weight_levels
 
 # Keeps u^(gamma-1) and ln(u) finite at the lower end, where the paper's slope is infinite for gamma < 1.
@@ -93,10 +94,10 @@ def quantize_activations(
             if normalized:
                 slope = 1.0 / width
                 grad_half_width = slope * (total - _dot(inside, distance) / half_width)
-                return inside * slope, _finite(-slope * total), _finite(grad_half_width)
+                return inside * slope, finite_or_zero(-slope * total), finite_or_zero(grad_half_width)
             # 2 codes / q of all entries, and (1 - 2 u) of those inside.
             grad_half_width = (_dot(upstream, outputs) - _dot(inside, distance)) / half_width + total
-            return inside, _finite(-total), _finite(grad_half_width)
+            return inside, finite_or_zero(-total), finite_or_zero(grad_half_width)
 
         return outputs, gradient
 
@@ -149,7 +150,7 @@ def _linear_weights(
             own = 0.0 if normalized else _sum_to(upstream * outputs, center) / scale
             total = _sum_to(aligned, center)
             grad_half_width = own + total - 2.0 * _sum_to(passed * signed, center)
-            return passed, _finite(own - total), _finite(grad_half_width)
+            return passed, finite_or_zero(own - total), finite_or_zero(grad_half_width)
 
         return outputs, gradient
 
@@ -181,7 +182,7 @@ def _power_weights(
             grad_center = own - _sum_to(aligned, center)
             grad_half_width = own + _sum_to(aligned * (1.0 - 2.0 * u), center)
             grad_gamma = _sum_to(arriving * sign * safe**gamma * tf.math.log(safe), gamma)
-            return passed, _finite(grad_center), _finite(grad_half_width), _finite(grad_gamma)
+            return passed, finite_or_zero(grad_center), finite_or_zero(grad_half_width), finite_or_zero(grad_gamma)
 
         return outputs, gradient
 
@@ -207,7 +208,3 @@ def _sum_to(values: tf.Tensor, parameter: tf.Tensor) -> tf.Tensor:
 def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """The sum of products in one pass, without the tensor of products."""
     return tf.tensordot(tf.reshape(a, [-1]), tf.reshape(b, [-1]), 1)
-
-
-def _finite(gradient: tf.Tensor) -> tf.Tensor:
-    return tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
