@@ -32,6 +32,24 @@ def test_a_replaced_forward_has_the_value_of_one_tensor_and_the_gradient_of_the_
     assert to_value is None
 
 
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "xla"])
+@pytest.mark.parametrize(
+    ("upstream", "passed"),
+    [(0.0, 0.0), (30.0, 0.3), (-99.0, -0.99), (100.0, 1.0), (-1e30, -1.0), (np.inf, 1.0), (-np.inf, -1.0)],
+)
+def test_a_scaled_gradient_is_multiplied_and_then_clipped(upstream, passed, jit):
+    @tf.function(jit_compile=jit)
+    def run(x, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = ste.scale_gradient(x, 0.01, limit=1.0)
+        return output, tape.gradient(output, x, output_gradients=upstream)
+
+    output, gradient = run(tf.constant(X), tf.constant(upstream, shape=X.shape))
+    np.testing.assert_array_equal(output, X)
+    np.testing.assert_allclose(gradient, np.full(X.shape, passed), rtol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

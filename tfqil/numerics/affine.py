@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfqil.numerics.finite import magnitudes
 from tfqil.numerics.grid import activation_levels, weight_levels
 
 # The least range of a tensor: its step stays a normal float32 and within what the runtime's multipliers take.
@@ -20,10 +21,12 @@ SMALLEST_RANGE = 1e-5
 def largest_magnitude_step(weights: tf.Tensor, channel_rank: int, *, bits: int) -> tf.Tensor:
     """max|w| / q over all axes but the last `channel_rank`; a slice of zeros has the smallest step instead.
 
+    Entries that are not finite count as 0.
+
     Shapes: weights any; the result has the last `channel_rank` axes of weights.
     """
     axes = list(range(weights.shape.rank - channel_rank)) if channel_rank else None
-    largest = tf.reduce_max(tf.abs(weights), axis=axes)
+    largest = tf.reduce_max(magnitudes(weights), axis=axes)
     return tf.maximum(largest, SMALLEST_RANGE) / float(weight_levels(bits))
 
 

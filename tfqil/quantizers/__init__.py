@@ -1,16 +1,27 @@
 """TFMOT quantizers: state (variables), a numerics function and a grid."""
 
-from tfqil.quantizers.base import ActivationQuantizer, Observation, WeightQuantizer
+from tfqil.quantizers.adaptive import AdaptiveActivationQuantizer
+from tfqil.quantizers.base import ActivationQuantizer, Observation, ProjectedWeightQuantizer, WeightQuantizer
+from tfqil.quantizers.lbw import LBWWeightQuantizer
+from tfqil.quantizers.projected import BinaryWeightQuantizer, TernaryWeightQuantizer, UniformWeightQuantizer
 from tfqil.quantizers.qil import QILActivationQuantizer, QILWeightQuantizer
 from tfqil.quantizers.ranged import FixedActivationQuantizer, MaxAbsWeightQuantizer, RangeActivationQuantizer
+from tfqil.quantizers.relaxed import BinaryRelax
 
 __all__ = [
     "ActivationQuantizer",
+    "AdaptiveActivationQuantizer",
+    "BinaryRelax",
+    "BinaryWeightQuantizer",
     "FixedActivationQuantizer",
+    "LBWWeightQuantizer",
     "MaxAbsWeightQuantizer",
     "Observation",
+    "ProjectedWeightQuantizer",
     "QILActivationQuantizer",
     "QILWeightQuantizer",
     "RangeActivationQuantizer",
+    "TernaryWeightQuantizer",
+    "UniformWeightQuantizer",
     "WeightQuantizer",
 ]

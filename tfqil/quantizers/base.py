@@ -11,9 +11,16 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
+from tfqil import _host
+from tfqil.numerics import ste
 from tfqil.numerics.grid import ActivationGrid, WeightGrid
 
 Variables = Mapping[str, Any]
+
+# The least step of a projection, a power of two: products of two of them are still normal float32 numbers.
+SMALLEST_STEP = 2.0**-60
+# The largest one: its product with a code of 8 bits is a float32.
+_LARGEST_STEP = 2.0**120
 
 # The first training batches that set the intervals of a model that was not calibrated.
 FIRST_BATCHES = 4
@@ -21,6 +28,11 @@ FIRST_BATCHES = 4
 
 class _DataclassQuantizer(tfmot.quantization.keras.quantizers.Quantizer):  # type: ignore[misc]
     """Configuration of a quantizer that is a frozen keyword-only dataclass."""
+
+    @property
+    def label(self) -> str:
+        """What reports call the quantizer."""
+        return type(self).__name__
 
     def get_config(self) -> dict[str, Any]:
         """The fields, as Keras stores them."""
@@ -50,11 +62,53 @@ class WeightQuantizer(_DataclassQuantizer, abc.ABC):
         """Fits the variables to a float kernel; quantizers without any need nothing."""
         del kernel, variables
 
+    def codes_and_step(self, kernel: tf.Tensor, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
+        """Both, for quantizers that find them together."""
+        return self.codes(kernel, variables), self.step(kernel, variables)
+
     def grid(self, kernel: Any, variables: Variables) -> WeightGrid:
         """The integers and the step that the network computes with when `training` is False."""
-        kernel = tf.convert_to_tensor(kernel)
-        codes = np.asarray(self.codes(kernel, variables))
-        return WeightGrid(codes=np.rint(codes).astype(np.int32), step=np.asarray(self.step(kernel, variables)))
+        codes, step = self.codes_and_step(tf.convert_to_tensor(kernel), variables)
+        return WeightGrid(codes=np.rint(codes).astype(np.int32), step=np.asarray(step))
+
+
+class ProjectedWeightQuantizer(WeightQuantizer):
+    """A quantizer whose codes and step follow from the kernel alone; it has no variables of its own.
+
+    Gradient: identity, so the gradient at the quantized weights goes to the float ones unchanged (BinaryConnect).
+    """
+
+    per_channel: bool
+
+    @abc.abstractmethod
+    def project(self, kernel: tf.Tensor, channel_rank: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """The codes of a kernel, held as floats, and its scale, >= 0, over the last `channel_rank` axes."""
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Adds no variable; remembers how many axes number the output channels."""
+        del name
+        inner = getattr(layer, "layer", layer)
+        return {"channel_rank": len(_host.channel_shape(inner, tensor_shape)) if self.per_channel else 0}
+
+    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+        """The quantized weights, the same in training and inference."""
+        del training, kwargs
+        codes, step = self.codes_and_step(inputs, weights)
+        return ste.replace_forward(inputs, codes * step)
+
+    def codes(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
+        """The integers of a kernel, held as floats."""
+        return self.codes_and_step(kernel, variables)[0]
+
+    def step(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
+        """The scale of the projection; `SMALLEST_STEP` where the kernel is nothing."""
+        return self.codes_and_step(kernel, variables)[1]
+
+    def codes_and_step(self, kernel: tf.Tensor, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
+        """The projection in the range of steps that a runtime computes with; codes are 0 below it."""
+        codes, scale = self.project(tf.convert_to_tensor(kernel), variables["channel_rank"])
+        step = tf.clip_by_value(scale, SMALLEST_STEP, _LARGEST_STEP)
+        return codes * tf.cast(scale >= SMALLEST_STEP, codes.dtype), step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,11 +118,13 @@ class Observation:
     Attributes:
         minimum, maximum: float32 scalars, both finite; 0 is counted as seen.
         counts: histogram of the positive part over [0, maximum], `interval_search.BINS` bins.
+        positive_root_mean_square: of the strictly positive entries; 0 if there are none.
     """
 
     minimum: Any
     maximum: Any
     counts: Any
+    positive_root_mean_square: Any
 
 
 class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
@@ -94,6 +150,10 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
 
     def without_lower(self) -> ActivationQuantizer:
         """The same quantizer with a lower end that stays 0, for tensors where an exporter cannot subtract it."""
+        return self
+
+    def after_rounding(self) -> ActivationQuantizer:
+        """The same quantizer for a tensor that is rounded already, on another grid."""
         return self
 
     def grid(self, variables: Variables) -> ActivationGrid:

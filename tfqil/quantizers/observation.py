@@ -15,7 +15,17 @@ def observe(inputs: tf.Tensor) -> Observation:
     inputs = tf.where(tf.math.is_finite(inputs), inputs, tf.zeros_like(inputs))
     maximum = tf.maximum(tf.reduce_max(inputs), 0.0)
     counts = interval_search.histogram(inputs, maximum)
-    return Observation(minimum=tf.minimum(tf.reduce_min(inputs), 0.0), maximum=maximum, counts=counts)
+    positive = tf.maximum(inputs, 0.0)
+    count = tf.math.count_nonzero(positive, dtype=tf.float32)
+    # In units of the maximum, whose square may be no float32.
+    relative = tf.math.divide_no_nan(positive, maximum)
+    mean_square = tf.math.divide_no_nan(tf.reduce_sum(relative * relative), count)
+    return Observation(
+        minimum=tf.minimum(tf.reduce_min(inputs), 0.0),
+        maximum=maximum,
+        counts=counts,
+        positive_root_mean_square=maximum * tf.sqrt(mean_square),
+    )
 
 
 def initialize_on_first_batches(quantizer: ActivationQuantizer, inputs: tf.Tensor, variables: Variables) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import tensorflow as tf
 
 from tfqil import _host
-from tfqil.numerics import affine, ste
-from tfqil.numerics.grid import check_bits
+from tfqil.numerics import affine
+from tfqil.numerics.grid import check_bits, weight_levels
 from tfqil.quantizers.base import (
     ActivationQuantizer,
     Observation,
+    ProjectedWeightQuantizer,
     Variables,
-    WeightQuantizer,
     add_observed_batches,
 )
 from tfqil.quantizers.observation import initialize_on_first_batches, running_mean
@@ -25,7 +25,7 @@ _MOVING_AVERAGE_RATE = 0.01
 
 @_host.serializable
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaxAbsWeightQuantizer(WeightQuantizer):
+class MaxAbsWeightQuantizer(ProjectedWeightQuantizer):
     """Weights on symmetric levels up to the largest magnitude; it has no variables.
 
     Forward: s round(w / s), s = max|w| / q, q = 2^(bits-1) - 1. Gradient: identity.
@@ -40,25 +40,12 @@ class MaxAbsWeightQuantizer(WeightQuantizer):
     def __post_init__(self) -> None:
         check_bits(self.bits)
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
-        """Adds no variable; remembers how many axes number the output channels."""
-        del name
-        inner = getattr(layer, "layer", layer)
-        return {"channel_rank": len(_host.channel_shape(inner, tensor_shape)) if self.per_channel else 0}
-
-    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
-        """The quantized weights, the same in training and inference."""
-        del training, kwargs
-        step = self.step(inputs, weights)
-        return ste.replace_forward(inputs, tf.round(inputs / step) * step)
-
-    def codes(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
-        """The integers of a kernel, held as floats."""
-        return tf.round(kernel / self.step(kernel, variables))
-
-    def step(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
-        """max|w| / q."""
-        return affine.largest_magnitude_step(kernel, variables["channel_rank"], bits=self.bits)
+    def project(self, kernel: tf.Tensor, channel_rank: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """round(w / s) and s = max|w| / q; infinite entries get the largest code, NaN gets 0."""
+        levels = float(weight_levels(self.bits))
+        step = affine.largest_magnitude_step(kernel, channel_rank, bits=self.bits)
+        codes = tf.clip_by_value(tf.round(kernel / step), -levels, levels)
+        return tf.where(tf.math.is_nan(codes), tf.zeros_like(codes), codes), step
 
 
 @_host.serializable

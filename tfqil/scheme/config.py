@@ -9,7 +9,18 @@ import tensorflow_model_optimization as tfmot
 
 from tfqil import _host
 from tfqil.numerics.grid import check_bits
-from tfqil.quantizers import ActivationQuantizer, QILActivationQuantizer, QILWeightQuantizer, WeightQuantizer
+from tfqil.quantizers import (
+    ActivationQuantizer,
+    AdaptiveActivationQuantizer,
+    BinaryRelax,
+    BinaryWeightQuantizer,
+    LBWWeightQuantizer,
+    QILActivationQuantizer,
+    QILWeightQuantizer,
+    TernaryWeightQuantizer,
+    UniformWeightQuantizer,
+    WeightQuantizer,
+)
 
 
 @_host.serializable
@@ -88,8 +99,27 @@ class LowBitQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):  # type: ig
         return cls(**{key: value and _host.deserialize_object(value) for key, value in config.items()})
 
 
+class _NamedQuantizeConfig(LowBitQuantizeConfig):
+    """A config that is stored as the arguments of its constructor."""
+
+    def __init__(
+        self, weights: WeightQuantizer, activations: ActivationQuantizer, *, relax: bool, **arguments: Any
+    ) -> None:
+        super().__init__(weights=BinaryRelax(weights) if relax else weights, activations=activations)
+        self._arguments = {**arguments, "relax": relax}
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return dict(self._arguments)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> LowBitQuantizeConfig:
+        """The inverse of `get_config`."""
+        return cls(**config)
+
+
 @_host.serializable
-class QILQuantizeConfig(LowBitQuantizeConfig):
+class QILQuantizeConfig(_NamedQuantizeConfig):
     """Learned intervals for the kernel and the inputs of a layer (QIL).
 
     Args:
@@ -98,9 +128,10 @@ class QILQuantizeConfig(LowBitQuantizeConfig):
         per_channel: one weight interval per output channel.
         train_gamma: learn the exponent of the weight transformer.
         normalized: the paper's outputs in [-1, 1] and [0, 1], for layers followed by a batch normalization.
+        relax: train with BinaryRelax; a `tfqil.callbacks.BinaryRelaxSchedule` drives it.
 
     Raises:
-        TypeError or ValueError: a width is no integer from 2 to 8.
+        TypeError or ValueError: a width is no integer from 2 to 8, or normalized and relax together.
     """
 
     def __init__(
@@ -110,28 +141,102 @@ class QILQuantizeConfig(LowBitQuantizeConfig):
         per_channel: bool = False,
         train_gamma: bool = False,
         normalized: bool = False,
+        relax: bool = False,
     ) -> None:
         check_bits(weight_bits, name="weight_bits")
         check_bits(activation_bits, name="activation_bits")
         super().__init__(
-            weights=QILWeightQuantizer(
+            QILWeightQuantizer(
                 bits=weight_bits, per_channel=per_channel, train_gamma=train_gamma, normalized=normalized
             ),
-            activations=QILActivationQuantizer(bits=activation_bits, normalized=normalized),
+            QILActivationQuantizer(bits=activation_bits, normalized=normalized),
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            per_channel=per_channel,
+            train_gamma=train_gamma,
+            normalized=normalized,
+            relax=relax,
         )
-        self._arguments = {
-            "weight_bits": weight_bits,
-            "activation_bits": activation_bits,
-            "per_channel": per_channel,
-            "train_gamma": train_gamma,
-            "normalized": normalized,
-        }
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
-        return dict(self._arguments)
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> QILQuantizeConfig:
-        """The inverse of `get_config`."""
-        return cls(**config)
+@_host.serializable
+class LBWQuantizeConfig(_NamedQuantizeConfig):
+    """Zero or powers of two for the kernel (LBW-Net), learned intervals for the inputs (QIL).
+
+    Args:
+        weight_bits: width of the kernel, 2 to 6: 3, 5, 9, 17 or 33 levels.
+        activation_bits: width of the inputs, 2 to 8.
+        mu: None for the least-squares optimum; a number for the paper's scheme from 3 bits on, threshold mu max|w|.
+        relax: train with BinaryRelax; a `tfqil.callbacks.BinaryRelaxSchedule` drives it.
+        int8_exact: keep the seven largest powers only, so that 5 and 6 bits fit an integer-only file.
+        per_channel: one power-of-two step per output channel.
+
+    Raises:
+        TypeError or ValueError: a width out of range, or mu not positive or given at 2 bits.
+    """
+
+    def __init__(
+        self,
+        weight_bits: int = 4,
+        activation_bits: int = 8,
+        mu: float | None = None,
+        relax: bool = False,
+        int8_exact: bool = False,
+        per_channel: bool = False,
+    ) -> None:
+        check_bits(weight_bits, name="weight_bits", highest=6)
+        check_bits(activation_bits, name="activation_bits")
+        super().__init__(
+            LBWWeightQuantizer(bits=weight_bits, mu=mu, int8_exact=int8_exact, per_channel=per_channel),
+            QILActivationQuantizer(bits=activation_bits),
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            mu=mu,
+            relax=relax,
+            int8_exact=int8_exact,
+            per_channel=per_channel,
+        )
+
+
+@_host.serializable
+class BCGDQuantizeConfig(_NamedQuantizeConfig):
+    """The quantizers of blended coarse gradient descent; `tfqil.optimizers.BlendedOptimizer` adds the blending.
+
+    Args:
+        weight_bits: width of the kernel, 1 to 8: 1 binary, 2 ternary, from 3 on equal levels with a fitted step.
+        activation_bits: width of the inputs, 1 to 8, with a learned resolution.
+        ste: coarse derivative of the activations: "identity", "relu" or "clipped_relu".
+        relax: train with BinaryRelax; a `tfqil.callbacks.BinaryRelaxSchedule` drives it.
+        per_channel: one weight step per output channel.
+
+    Raises:
+        TypeError or ValueError: a width out of range, or an unknown ste.
+    """
+
+    def __init__(
+        self,
+        weight_bits: int = 1,
+        activation_bits: int = 4,
+        ste: str = "clipped_relu",
+        relax: bool = False,
+        per_channel: bool = False,
+    ) -> None:
+        check_bits(weight_bits, name="weight_bits", lowest=1)
+        check_bits(activation_bits, name="activation_bits", lowest=1)
+        super().__init__(
+            _least_squares_weights(weight_bits, per_channel),
+            AdaptiveActivationQuantizer(bits=activation_bits, ste=ste),
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            ste=ste,
+            relax=relax,
+            per_channel=per_channel,
+        )
+
+
+def _least_squares_weights(bits: int, per_channel: bool) -> WeightQuantizer:
+    if bits == 1:
+        return BinaryWeightQuantizer(per_channel=per_channel)
+    if bits == 2:
+        return TernaryWeightQuantizer(per_channel=per_channel)
+    return UniformWeightQuantizer(bits=bits, per_channel=per_channel)

@@ -293,7 +293,7 @@ class Planner:
             placed = tensors[source].quantizer
             if wanted.bits < placed.bits and not placed.is_signed:
                 reason = f"low-bit input of a tensor that has 8 bits ({tensors[source].reason})"
-                between[tensor, reader.layer.name] = Choice(quantizer=wanted, reason=reason)
+                between[tensor, reader.layer.name] = Choice(quantizer=wanted.after_rounding(), reason=reason)
         return between
 
     # What readers ask for ----------------------------------------------------------------------------------------

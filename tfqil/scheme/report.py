@@ -23,7 +23,7 @@ class Placement:
         layer: its name; for a kernel the name in the float model.
         role: "kernel", "tensor" or what the layer does to a grid.
         bits: width of the grid; None where the layer has none of its own.
-        quantizer: the class of the quantizer; None where there is none.
+        quantizer: the class of the quantizer, and of the one that it relaxes; None where there is none.
         reason: why.
     """
 
@@ -87,4 +87,4 @@ def _placement(layer: Any) -> Placement:
 
 
 def _quantized(name: str, role: str, quantizer: Any, reason: str) -> Placement:
-    return Placement(layer=name, role=role, bits=quantizer.bits, quantizer=type(quantizer).__name__, reason=reason)
+    return Placement(layer=name, role=role, bits=quantizer.bits, quantizer=quantizer.label, reason=reason)

@@ -1,0 +1,120 @@
+"""Activations with a learned resolution (BCGD)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from tfqil import _host
+from tfqil.numerics import adaptive_activation
+from tfqil.numerics.grid import activation_levels, check_bits
+from tfqil.numerics.ste import COARSE_DERIVATIVES, scale_gradient
+from tfqil.quantizers.base import ActivationQuantizer, Observation, Variables, add_observed_batches
+from tfqil.quantizers.observation import initialize_on_first_batches, running_mean
+
+# The least step: the runtime's multipliers stay in range.
+_SMALLEST_STEP = 1e-5
+# The largest gradient of the step, in the authors' code.
+_LARGEST_GRADIENT = 1.0
+# The upper end of a grid that no data has set yet: that of ReLU6.
+_DEFAULT_UPPER_END = 6.0
+
+
+@_host.serializable
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptiveActivationQuantizer(ActivationQuantizer):
+    """Non-negative activations on equal levels whose distance, the resolution alpha, is learned; it replaces a ReLU.
+
+    Forward: alpha clip(ceil(x / alpha), 0, L), L = 2^bits - 1; on the grid the ceil is a lower end of -alpha / 2.
+    Gradient: coarse, in x by `ste` and in alpha by `step_gradient` (`numerics.adaptive_activation.quantize`); that of
+        alpha is multiplied by `step_rate`, then clipped to [-1, 1].
+    Shapes and units: alpha is a scalar in the units of the activations. The first `FIRST_BATCHES` training batches set
+        it, unless calibration did, to the best step for half-normal inputs of the same root mean square. It stays above
+        1e-5; the authors' upper limit of 5 is left out, since activations here have any scale.
+    Raises: TypeError or ValueError if bits is no integer from 1 to 8, or another argument is out of its range.
+    Reference: Yin et al., BCGD (arXiv 1808.05240), and the authors' code.
+
+    Attributes:
+        bits: width, 1 to 8.
+        ste: coarse derivative in x: "identity", "relu" or "clipped_relu".
+        step_gradient: coarse derivative in alpha: "exact", "three_valued" or "two_valued".
+        step_rate: factor of alpha's gradient.
+        zero_lower: rounds to nearest instead of up, so that nothing has to be subtracted.
+    """
+
+    bits: int = 4
+    ste: str = "clipped_relu"
+    step_gradient: str = "three_valued"
+    step_rate: float = 0.01
+    zero_lower: bool = False
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits, lowest=1)
+        for name, choices in (
+            ("ste", COARSE_DERIVATIVES),
+            ("step_gradient", adaptive_activation.STEP_GRADIENTS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"Got {name}={getattr(self, name)!r}, expected {', '.join(map(repr, choices))}: choose one."
+                )
+        if not (math.isfinite(self.step_rate) and self.step_rate > 0):
+            raise ValueError(f"Got step_rate={self.step_rate!r}, expected a positive number: 0.01 is the authors'.")
+
+    @property
+    def is_signed(self) -> bool:
+        """False: what is negative becomes 0."""
+        return False
+
+    def without_lower(self) -> AdaptiveActivationQuantizer:
+        """The same with `zero_lower`."""
+        return dataclasses.replace(self, zero_lower=True)
+
+    def after_rounding(self) -> AdaptiveActivationQuantizer:
+        """The same with `zero_lower`: exact zeros, which are frequent there, lie on a rounding boundary of the ceil."""
+        return self.without_lower()
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Adds alpha and the count of observed batches to `layer`."""
+        del tensor_shape
+        step = layer.add_weight(
+            name=f"{name}_step",
+            shape=(),
+            initializer=tf.constant_initializer(_DEFAULT_UPPER_END / activation_levels(self.bits)),
+            constraint=_positive,
+        )
+        return {"step": step, "observed_batches": add_observed_batches(layer, name)}
+
+    def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
+        """The quantized activations; in training the first batches set the step."""
+        del kwargs
+        if training:
+            initialize_on_first_batches(self, inputs, weights)
+        step = scale_gradient(_positive(weights["step"]), self.step_rate, limit=_LARGEST_GRADIENT)
+        return adaptive_activation.quantize(
+            inputs, step, bits=self.bits, ste=self.ste, step_gradient=self.step_gradient, to_nearest=self.zero_lower
+        )
+
+    def step_zero_lower(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Alpha, 0, and -alpha / 2 for the ceil."""
+        step = _positive(variables["step"])
+        return step, tf.zeros_like(step), tf.zeros_like(step) if self.zero_lower else -step / 2.0
+
+    def initialize(self, observation: Observation, variables: Variables) -> None:
+        """Sets the step from the root mean square of what was positive, averaged over batches."""
+        batches = tf.convert_to_tensor(variables["observed_batches"])
+        root_mean_square = tf.convert_to_tensor(observation.positive_root_mean_square)
+        step = adaptive_activation.half_normal_step(root_mean_square, bits=self.bits)
+        running_mean(variables["step"], step, batches, valid=step > _SMALLEST_STEP)
+        variables["observed_batches"].assign(batches + 1)
+
+
+def _positive(step: Any) -> tf.Tensor:
+    """The step, and the smallest one for what an optimizer made negative, NaN or infinite."""
+    tensor = tf.convert_to_tensor(step)
+    return tf.where(
+        tf.math.is_finite(tensor), tf.maximum(tensor, _SMALLEST_STEP), tf.fill(tf.shape(tensor), _SMALLEST_STEP)
+    )
