@@ -1,4 +1,4 @@
-"""From a trained model to the bytes of an integer-only LiteRT file."""
+"""From a trained model to the bytes of a LiteRT file, integer-only unless float parts are allowed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfqil import _host
+from tfqil.export.float_constants import is_exact_in_float16
+from tfqil.export.float_layers import FloatLinear
 from tfqil.export.freeze import require_calibrated, require_quantized
 from tfqil.export.inspect import inspect
-from tfqil.export.layers import IntegerQuantize
+from tfqil.export.layers import IntegerLayer, IntegerQuantize
 from tfqil.export.lower import deployable
 from tfqil.export.pack import STORAGES, pack
 from tfqil.export.signature import order_like
 from tfqil.export.verify import LARGEST_MEAN_LSB, verify
+from tfqil.scheme.kinds import Kind, kind_of
 
 # Random examples of the check that every written file passes; few, since the rounding of each output is a test.
 _CHECKED_EXAMPLES = 4
@@ -40,15 +44,19 @@ def convert(
             XNNPACK has kernels), "smallest" (INT4 everywhere the runtime takes it, INT2 for dense and pointwise
             layers whose codes fit) or "int8" (for old runtimes).
         path: writes the file there too; it must not exist yet.
-        allow_float: return a file in which some operators compute in float, as `edge_bits=None` makes it.
+        allow_float: return a file in which some operators compute in float: layers that `edge_bits=None` leaves in
+            float, and layers whose integers do not fit INT8, such as powers of two over more than seven octaves. The
+            kernels of the latter are FLOAT16 constants that hold the trained values exactly.
         check: run the file once on random inputs: it must equal `deployable(q_model)` bit for bit, and be at most
-            `verify.LARGEST_MEAN_LSB` steps from `q_model` on average.
+            `verify.LARGEST_MEAN_LSB` steps from `q_model` on average. Where some operators compute in float, which may
+            add in another order, only the latter; nothing is run if an input or output is on no grid.
 
     Returns:
         The content of the file.
 
     Raises:
-        TypeError, ValueError: a float or uncalibrated model, an unknown storage, or float operators in the file.
+        TypeError, ValueError: a float or uncalibrated model, an unknown storage, integers that do not fit INT8 or
+            float operators in the file without `allow_float`, or weights that float16 would round.
         FileExistsError, FileNotFoundError: `path` exists, or its folder does not.
         RuntimeError: the written file does not compute what the model does; nothing is returned or written.
     """
@@ -59,6 +67,7 @@ def convert(
     if path is not None:
         _require_new_path(pathlib.Path(path))
     plain = deployable(q_model)
+    _require_exact_weights(plain, allow_float=allow_float)
     converter = tf.lite.TFLiteConverter.from_keras_model(plain)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     with warnings.catch_warnings():
@@ -74,27 +83,63 @@ def convert(
             f"Got a file that computes in float ({first}{more}), expected integers only: give those layers "
             "quantizers (edge_bits=8), or pass allow_float=True."
         )
-    if check and report.integer_only:
-        _require_equal(q_model, tflite, _random_inputs(plain))
+    if check and (report.integer_only or _is_on_grids(plain)):
+        _require_equal(q_model, tflite, _random_inputs(plain), in_integers=report.integer_only)
     if path is not None:
         _write(tflite, pathlib.Path(path))
     return tflite
 
 
-def _require_equal(q_model: Any, tflite: bytes, inputs: list[np.ndarray]) -> None:
+def _require_exact_weights(plain: Any, *, allow_float: bool) -> None:
+    """Raises one sentence unless integers, or float16 where float is allowed, hold every trained weight."""
+    wide = [layer for layer in plain.layers if isinstance(layer, FloatLinear)]
+    if wide and not allow_float:
+        raise ValueError(
+            f"Got weights whose integers do not fit INT8 ({_names(wide)}), expected at most 127: train these layers "
+            "with int8_exact=True, as in LBWQuantizeConfig(..., int8_exact=True), which keeps the seven largest "
+            "powers of two, or pass allow_float=True, which computes them in float with float16 constants."
+        )
+    rounded = [layer for layer in wide if not is_exact_in_float16(layer.kernel)]
+    if rounded:
+        raise ValueError(
+            f"Got weights whose integers do not fit INT8 and whose values float16 would round ({_names(rounded)}), "
+            "expected values such as powers of two in 2^-24 .. 2^15: train these layers with int8_exact=True, or with "
+            "a uniform quantizer of at most 8 bits."
+        )
+
+
+def _names(layers: list[Any]) -> str:
+    return ", ".join(layer.name for layer in layers)
+
+
+def _is_on_grids(plain: Any) -> bool:
+    """Whether every input and output of a deployable model is on a grid."""
+    quantized = {id(layer.input) for layer in plain.layers if isinstance(layer, IntegerQuantize)}
+    inputs = all(id(tensor) in quantized for tensor in plain.inputs)
+    return inputs and all(_has_grid(plain.get_layer(name)) for name in plain.output_names)
+
+
+def _has_grid(layer: Any) -> bool:
+    """Whether the output of a layer is on a grid, perhaps behind layers that keep values."""
+    if isinstance(layer, IntegerLayer):
+        return True
+    return kind_of(layer) in (Kind.KEEP, Kind.CONCATENATE) and all(map(_has_grid, _host.layers_before(layer)))
+
+
+def _require_equal(q_model: Any, tflite: bytes, inputs: list[np.ndarray], *, in_integers: bool) -> None:
     report = verify(q_model, tflite, inputs)
     if report.different_weights:
         raise RuntimeError(
             f"Got other integers or scales in the file than were trained ({', '.join(report.different_weights)}), "
             "expected the same: please report this model; check=False returns the file all the same."
         )
-    if report.differing_from_deployable:
+    if in_integers and report.differing_from_deployable:
         raise RuntimeError(
             f"Got {report.differing_from_deployable} of {report.outputs} outputs of the file that differ from the "
             "model's integer arithmetic, expected 0: the runtime's kernels may round in another way on this machine; "
             "check=False returns the file all the same."
         )
-    if not report.accepted:
+    if report.mean_lsb > LARGEST_MEAN_LSB:
         raise RuntimeError(
             f"Got outputs of the file that are {report.mean_lsb:.2f} steps from the model's on average, expected at "
             f"most {LARGEST_MEAN_LSB:g}: verify(..., per_layer=True) on your data shows where they part; check=False "

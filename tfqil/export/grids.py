@@ -49,6 +49,28 @@ def surviving_weight_steps(steps: ArrayLike) -> NDArray[np.float32]:
     return np.asarray(result, np.float32)
 
 
+def fits_int8(codes: NDArray[np.int32]) -> bool:
+    """Whether the codes of a kernel lie in [-127, 127]."""
+    return bool(np.abs(codes).max(initial=0) <= _WEIGHT_LIMIT)
+
+
+def fitting_codes(
+    codes: NDArray[np.int32], steps: NDArray[np.float64]
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """The same weights with codes that fit int8, if powers of two that divide the codes of a channel make them fit.
+
+    Forward: codes / 2^k and steps * 2^k per channel, k being the smallest with |codes| / 2^k <= 127. The smallest,
+    since the step is also the unit in which the file stores the bias. What does not fit stays as it is.
+    Shapes: codes (..., channels) or (kh, kw, C, M), steps (channels,).
+    """
+    flat = codes.reshape(-1, steps.size)
+    _, bit_lengths = np.frexp(np.abs(flat).max(axis=0, initial=0))
+    divisors = 2 ** np.maximum(bit_lengths - _WEIGHT_LIMIT.bit_length(), 0)
+    if np.any(flat % divisors):
+        return codes, steps
+    return (flat // divisors).astype(np.int32).reshape(codes.shape), steps * divisors
+
+
 def _surviving_activation_step(grid: ActivationGrid) -> float:
     zero_point = 127 - grid.highest + grid.zero
     for distance in _NEIGHBOURS:

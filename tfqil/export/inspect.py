@@ -10,6 +10,7 @@ import dataclasses
 import gzip
 import os
 import pathlib
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,10 @@ class OperatorReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightReport:
-    """One constant weight tensor. Of float weights, codes are the values themselves."""
+    """One constant weight tensor. Of float weights, codes are the values themselves.
+
+    A FLOAT16 constant behind a DEQUANTIZE is the weight tensor of the operator that reads it as float32.
+    """
 
     name: str
     # The first operator that reads it, and the kernels that run that: "xnnpack", "builtin" or "unknown".
@@ -52,7 +56,7 @@ class WeightReport:
     # The fewest bits of two's complement that hold all integers; of float weights, the bits of the type.
     bits_used: int
     distinct_codes: int
-    # Whether every code is 0 or plus or minus a power of two.
+    # Whether every code, or float, is 0 or plus or minus a power of two.
     powers_of_two: bool
     # Share of zeros, between 0 and 1.
     sparsity: float
@@ -62,7 +66,7 @@ class WeightReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActivationReport:
-    """One tensor that is computed, or an input."""
+    """One tensor that is computed from the inputs, or an input."""
 
     name: str
     # Type in the file, such as "INT8".
@@ -139,25 +143,24 @@ def read_weights(
     Raises:
         ValueError: no file at that path, or no whole .tflite file.
     """
-    model = flatbuffer.load(read_content(tflite))
     weights: dict[str, tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
-    for tensor, operator, _ in _weight_tensors(model):
-        if flatbuffer.type_name(tensor) not in flatbuffer.WEIGHT_BITS:
-            continue
-        integers = flatbuffer.read_constant(model, tensor)
-        if operator == "DEPTHWISE_CONV_2D":
-            integers = integers[0]
-        elif operator == "TRANSPOSE_CONV":
-            integers = integers.transpose(1, 2, 0, 3)
-        else:
-            integers = np.moveaxis(integers, 0, -1)
-        name = base = flatbuffer.tensor_name(tensor)
-        count = 1
-        while name in weights:
-            count += 1
-            name = f"{base}#{count}"
-        scales = flatbuffer.items(tensor.quantization.scale if tensor.quantization is not None else None)
-        weights[name] = np.ascontiguousarray(integers), np.asarray(scales, np.float32)
+    for tensor, values in _kernels(flatbuffer.load(read_content(tflite))):
+        if flatbuffer.type_name(tensor) in flatbuffer.WEIGHT_BITS:
+            scales = flatbuffer.items(tensor.quantization.scale if tensor.quantization is not None else None)
+            weights[_new_name(tensor, weights)] = values, np.asarray(scales, np.float32)
+    return weights
+
+
+def read_float_weights(tflite: bytes | str | os.PathLike[str]) -> dict[str, NDArray[np.float32]]:
+    """The values of each float weight tensor, of float16 ones too, laid out and named as by `read_weights`.
+
+    Raises:
+        ValueError: no file at that path, or no whole .tflite file.
+    """
+    weights: dict[str, NDArray[np.float32]] = {}
+    for tensor, values in _kernels(flatbuffer.load(read_content(tflite))):
+        if values.dtype.kind == "f":
+            weights[_new_name(tensor, weights)] = values.astype(np.float32)
     return weights
 
 
@@ -199,33 +202,67 @@ def _operators(content: bytes, model: Any) -> tuple[OperatorReport, ...]:
     )
 
 
+def _kernels(model: Any) -> Iterator[tuple[Any, NDArray]]:
+    """(tensor, values in the layout of Keras) of each constant weight tensor."""
+    for tensor, operator, _ in _weight_tensors(model):
+        values = flatbuffer.read_constant(model, tensor)
+        if operator == "DEPTHWISE_CONV_2D":
+            values = values[0]
+        elif operator == "TRANSPOSE_CONV":
+            values = values.transpose(1, 2, 0, 3)
+        else:
+            values = np.moveaxis(values, 0, -1)
+        yield tensor, np.ascontiguousarray(values)
+
+
+def _new_name(tensor: Any, taken: Container[str]) -> str:
+    name = base = flatbuffer.tensor_name(tensor)
+    count = 1
+    while name in taken:
+        count += 1
+        name = f"{base}#{count}"
+    return name
+
+
 def _weight_tensors(model: Any) -> list[tuple[Any, str, int]]:
-    """(tensor, operator, its position) of each constant weight tensor, in the order of the operators."""
+    """(tensor, operator, its position) of each constant weight tensor, in the order of the operators.
+
+    The operator reads it by itself or through a DEQUANTIZE.
+    """
     found: dict[tuple[int, int], tuple[Any, str, int]] = {}
-    nodes = [
-        (number, node) for number, graph in enumerate(model.subgraphs) for node in flatbuffer.items(graph.operators)
-    ]
-    for position, (number, node) in enumerate(nodes):
-        operator = flatbuffer.operator_name(model, node)
-        if operator in _WEIGHTED and len(flatbuffer.items(node.inputs)) > 1:
-            index = int(node.inputs[1])
-            tensor = model.subgraphs[number].tensors[index]
-            if flatbuffer.is_constant(model, tensor):
-                found.setdefault((number, index), (tensor, operator, position))
+    position = -1
+    for number, graph in enumerate(model.subgraphs):
+        dequantized = _dequantized(model, graph)
+        for node in flatbuffer.items(graph.operators):
+            position += 1
+            operator = flatbuffer.operator_name(model, node)
+            if operator in _WEIGHTED and len(flatbuffer.items(node.inputs)) > 1:
+                index = int(node.inputs[1])
+                tensor = graph.tensors[dequantized.get(index, index)]
+                if flatbuffer.is_constant(model, tensor):
+                    found.setdefault((number, index), (tensor, operator, position))
     return list(found.values())
+
+
+def _dequantized(model: Any, graph: Any) -> dict[int, int]:
+    """Output -> input of the DEQUANTIZE operators of a graph."""
+    return {
+        int(node.outputs[0]): int(node.inputs[0])
+        for node in flatbuffer.items(graph.operators)
+        if flatbuffer.operator_name(model, node) == "DEQUANTIZE"
+    }
 
 
 def _weight(model: Any, tensor: Any, operator: str, kernels: str) -> WeightReport:
     codes = flatbuffer.read_constant(model, tensor)
     distinct = np.unique(codes)
     if codes.dtype.kind == "f":
-        bits, powers = 8 * codes.dtype.itemsize, False
+        bits = 8 * codes.dtype.itemsize
     else:
         # n bits hold [-2^(n-1), 2^(n-1) - 1]; ~x mirrors the negative half onto the positive one.
         widest = int(np.max(np.where(distinct < 0, ~distinct, distinct), initial=0))
         bits = widest.bit_length() + 1
-        magnitude = np.abs(distinct.astype(np.int64))
-        powers = bool(np.all(magnitude & (magnitude - 1) == 0))
+    fractions, _ = np.frexp(np.abs(distinct.astype(np.float64)))
     return WeightReport(
         name=flatbuffer.tensor_name(tensor),
         operator=operator,
@@ -234,7 +271,7 @@ def _weight(model: Any, tensor: Any, operator: str, kernels: str) -> WeightRepor
         stored=flatbuffer.type_name(tensor),
         bits_used=bits,
         distinct_codes=int(distinct.size),
-        powers_of_two=powers,
+        powers_of_two=bool(np.all((fractions == 0) | (fractions == 0.5))),
         sparsity=float(np.mean(codes == 0)) if codes.size else 0.0,
         bytes=flatbuffer.size_of(model.buffers[tensor.buffer]),
     )
@@ -244,10 +281,18 @@ def _activations(model: Any, graph: Any) -> list[ActivationReport]:
     order = [int(index) for index in flatbuffer.items(graph.inputs)]
     levels: dict[int, int | None] = {}
     for node in flatbuffer.items(graph.operators):
+        if _reads_constants_only(model, graph, node):
+            continue
         for index in (int(output) for output in flatbuffer.items(node.outputs)):
             order.append(index)
             levels[index] = _levels(model, graph, node, index, levels)
     return [_activation(graph.tensors[index], levels.get(index)) for index in dict.fromkeys(order) if index >= 0]
+
+
+def _reads_constants_only(model: Any, graph: Any, node: Any) -> bool:
+    """Whether an operator computes a constant, as DEQUANTIZE does of a FLOAT16 kernel."""
+    inputs = [graph.tensors[index] for index in flatbuffer.items(node.inputs) if index >= 0]
+    return bool(inputs) and all(flatbuffer.is_constant(model, tensor) for tensor in inputs)
 
 
 def _activation(tensor: Any, levels: int | None) -> ActivationReport:

@@ -8,6 +8,7 @@ Traced into a graph, it writes the 8-bit fake quantizations that any TFLiteConve
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,9 +60,12 @@ class IntegerLayer(_host.Layer, abc.ABC):  # type: ignore[misc, name-defined]
         outputs = self.floats(inputs)
         if self.activation != "none":
             outputs = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[self.activation](outputs)
+        return self.shaped(self.on_grid(outputs), inputs)
+
+    def on_grid(self, outputs: tf.Tensor) -> tf.Tensor:
+        """The traced output behind the fake quantization that carries its grid."""
         low, high = fake_quant_range(self.grid)
-        outputs = tf.quantization.fake_quant_with_min_max_vars(outputs, low, high, num_bits=8)
-        return self.shaped(outputs, inputs)
+        return tf.quantization.fake_quant_with_min_max_vars(outputs, low, high, num_bits=8)
 
     def shaped(self, outputs: tf.Tensor, inputs: Any) -> tf.Tensor:
         """The traced output in the shape that the layer returns."""
@@ -75,7 +79,19 @@ class IntegerLayer(_host.Layer, abc.ABC):  # type: ignore[misc, name-defined]
 
 
 class IntegerQuantize(IntegerLayer):
-    """Puts a float tensor on a grid (QUANTIZE)."""
+    """Puts a float tensor on a grid (QUANTIZE).
+
+    Args:
+        behind_float: something computes the tensor in float, and shall not become integer for the grid behind it.
+    """
+
+    def __init__(self, *, behind_float: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._behind_float = behind_float
+
+    def on_grid(self, outputs: tf.Tensor) -> tf.Tensor:
+        """The fake quantization, out of sight of what computes the tensor."""
+        return super().on_grid(kept_in_float(outputs) if self._behind_float else outputs)
 
     def integers(self, inputs: Any) -> NDArray[np.int32]:
         """Rounded to the nearest, ties to even."""
@@ -116,7 +132,9 @@ class IntegerLinear(IntegerLayer):
         super().__init__(**kwargs)
         self.operator, self.kernels, self.input_grid = operator, kernels, input_grid
         self.codes, self.steps, self.bias_codes = codes, steps, bias_codes
-        self._strides, self._padding, self._dilations = tuple(strides), padding.upper(), tuple(dilations)
+        self._apply = functools.partial(
+            multiply, operator=operator, strides=strides, padding=padding, dilations=dilations
+        )
 
     def integers(self, inputs: Any) -> NDArray[np.int32]:
         """The runtime's accumulator, exact, and its requantization."""
@@ -158,14 +176,6 @@ class IntegerLinear(IntegerLayer):
         if self.operator != "dense":
             return outputs
         return tf.reshape(outputs, [-1, *inputs.shape[1:-1], self.codes.shape[1]])
-
-    def _apply(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        if self.operator == "dense":
-            return tf.tensordot(inputs, kernel, 1)
-        strides = (1, *self._strides, 1)
-        if self.operator == "depthwise":
-            return tf.nn.depthwise_conv2d(inputs, kernel, strides, self._padding, dilations=self._dilations)
-        return tf.nn.conv2d(inputs, kernel, strides, self._padding, dilations=self._dilations)
 
     def _largest_sum(self) -> float:
         """An upper bound of the partial sums of products."""
@@ -252,6 +262,36 @@ class IntegerLookup(IntegerLayer):
     def floats(self, inputs: Any) -> tf.Tensor:
         """The function."""
         return self._floats(inputs)
+
+
+def multiply(
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    *,
+    operator: str,
+    strides: Sequence[int] = (1, 1),
+    padding: str = "valid",
+    dilations: Sequence[int] = (1, 1),
+) -> tf.Tensor:
+    """A convolution ("conv"), a depthwise one ("depthwise") or a matrix product ("dense")."""
+    if operator == "dense":
+        if inputs.shape.rank == 2:
+            return tf.matmul(inputs, kernel)
+        # As rows: the converter writes products of more dimensions as an operator that no kernel runs.
+        outputs = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[0]]), kernel)
+        return tf.reshape(outputs, [-1, *inputs.shape[1:-1], kernel.shape[1]])
+    apply = tf.nn.depthwise_conv2d if operator == "depthwise" else tf.nn.conv2d
+    return apply(inputs, kernel, (1, *strides, 1), padding.upper(), dilations=tuple(dilations))
+
+
+def kept_in_float(values: tf.Tensor) -> tf.Tensor:
+    """The same values, computed in float by any converter.
+
+    A float operator between two grids becomes an integer one in the converter, which rounds its kernel to 8 bits, and
+    a factor behind it becomes part of its kernel. Neither happens across a cast to float64 and back, which changes no
+    value, and which `float_constants.drop_casts` takes out of the file again.
+    """
+    return tf.cast(tf.cast(values, tf.float64), tf.float32)
 
 
 def stored(values: tf.Tensor, grid: Int8Grid) -> NDArray[np.int32]:

@@ -1,14 +1,12 @@
 """Lowering: from the grids of a trained model to a plain model of integer layers.
 
-A value on its way through the graph is `Quantized` (a tensor on an int8 grid), `Float`, or pending: an operator whose
-output grid is not known before the quantizer behind it is reached. Batch normalizations and ReLUs that a pending
-operator meets become part of it, since the runtime applies them to the accumulator, before anything is rounded.
+A value on its way through the graph is on a grid, in float, or an operator that waits for its grid (`pending.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,182 +14,26 @@ from numpy.typing import NDArray
 
 from tfqil import _host
 from tfqil.export import layers as integer
-from tfqil.export.arithmetic import REQUANTIZATION_SCALE_LIMIT, Int8Grid
 from tfqil.export.freeze import require_calibrated, require_quantized
-from tfqil.export.grids import int8_grid, surviving_weight_steps
+from tfqil.export.grids import fitting_codes, int8_grid
+from tfqil.export.pending import (
+    Float,
+    Join,
+    Linear,
+    Lookup,
+    Mean,
+    Pending,
+    Quantized,
+    Shift,
+    Sum,
+    Target,
+    Value,
+    scale_and_shift,
+)
 from tfqil.scheme.kinds import Kind, activation_name, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 
 keras_layers = _host.keras.layers
-
-# Bias codes stay below this, so that bias and accumulator together fit int32.
-_LARGEST_BIAS_CODE = 2**29
-# A channel without weights has a free step; its bias gets this many codes, exact in float32.
-_CODES_OF_A_CONSTANT = 2**20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantized:
-    """A tensor on an int8 grid."""
-
-    tensor: Any
-    grid: Int8Grid
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Float:
-    """A tensor that is on no grid."""
-
-    tensor: Any
-    is_input: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Target:
-    """What the quantizer behind an operator asks for: output grid, clipping, and the offset to subtract before."""
-
-    grid: Int8Grid
-    activation: str
-    lower: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pending:
-    """An operator whose output grid is not known yet."""
-
-    name: str
-
-    def emit(self, target: Target) -> Any:
-        """Adds the operator to the graph and returns its output tensor."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Linear(Pending):
-    """A layer with a kernel: w = step * codes per channel, bias in the units of its output."""
-
-    source: Quantized
-    operator: str
-    codes: NDArray[np.int32]
-    steps: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    options: Mapping[str, Any]
-
-    def folded(self, norm: Any) -> Linear:
-        """The same with a batch normalization in it; a negative gamma flips the codes of its channel."""
-        scale, shift = _scale_and_shift(norm)
-        flipped = (self.codes.reshape(-1, scale.size) * np.where(scale < 0, -1, 1)).reshape(self.codes.shape)
-        return dataclasses.replace(
-            self, codes=flipped, steps=self.steps * np.abs(scale), bias=self.bias * scale + shift
-        )
-
-    def emit(self, target: Target) -> Any:
-        """The integer layer; steps whose bias would overflow int32 grow until it fits."""
-        input_step = np.float64(self.source.grid.scale)
-        bias = self.bias - target.lower
-        has_weights = self.steps > 0
-        smallest = np.abs(bias) / (_LARGEST_BIAS_CODE * input_step)
-        constant = np.maximum(np.abs(bias), target.grid.scale) / (_CODES_OF_A_CONSTANT * input_step)
-        steps = surviving_weight_steps(np.where(has_weights, np.maximum(self.steps, smallest), constant))
-        codes = (self.codes.reshape(-1, steps.size) * has_weights).reshape(self.codes.shape).astype(np.int32)
-        if np.any(input_step * steps / target.grid.scale >= REQUANTIZATION_SCALE_LIMIT):
-            raise ValueError(
-                f"Got a step of {target.grid.scale:.3g} for the output of {self.name!r}, expected more than 1/256 of "
-                "its accumulator's step: its interval has collapsed; calibrate again or lower its learning rate."
-            )
-        layer = integer.IntegerLinear(
-            name=self.name,
-            grid=target.grid,
-            activation=target.activation,
-            operator=self.operator,
-            codes=codes,
-            steps=steps,
-            bias_codes=np.rint(bias / (input_step * steps)).astype(np.int64),
-            input_grid=self.source.grid,
-            **self.options,
-        )
-        return layer(self.source.tensor)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sum(Pending):
-    """The sum of two tensors."""
-
-    sources: tuple[Quantized, ...]
-
-    def emit(self, target: Target) -> Any:
-        """An ADD; there is no bias to take an offset."""
-        _require_no_lower(self.name, target)
-        grids = [source.grid for source in self.sources]
-        layer = integer.IntegerAdd(name=self.name, grid=target.grid, activation=target.activation, input_grids=grids)
-        return layer([source.tensor for source in self.sources])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mean(Pending):
-    """The average over all positions."""
-
-    source: Quantized
-    keepdims: bool
-
-    def emit(self, target: Target) -> Any:
-        """A MEAN; it has no fused activation, and what it averages is clipped already."""
-        _require_no_lower(self.name, target)
-        layer = integer.IntegerMean(
-            name=self.name, grid=target.grid, input_grid=self.source.grid, keepdims=self.keepdims
-        )
-        return layer(self.source.tensor)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Lookup(Pending):
-    """A function with a prescribed output grid."""
-
-    source: Quantized
-    function: str
-
-    def emit(self, target: Target) -> Any:
-        """A SOFTMAX, LOGISTIC or TANH."""
-        layer = integer.IntegerLookup(
-            name=self.name, grid=target.grid, input_grid=self.source.grid, function=self.function
-        )
-        return layer(self.source.tensor)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shift(Pending):
-    """A tensor on one grid that goes to another one, perhaps through a ReLU."""
-
-    source: Quantized
-
-    def emit(self, target: Target) -> Any:
-        """A SUB; nothing if the grids are the same."""
-        if self.source.grid == target.grid and not target.lower and target.activation != "relu6":
-            return self.source.tensor
-        layer = integer.IntegerShift(
-            name=self.name,
-            grid=target.grid,
-            activation=target.activation,
-            input_grid=self.source.grid,
-            offset=target.lower,
-        )
-        return layer(self.source.tensor)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Join(Pending):
-    """A concatenation; every branch is written on the grid of the whole."""
-
-    branches: tuple[Pending, ...]
-    axis: int
-
-    def emit(self, target: Target) -> Any:
-        """The branches, then a CONCATENATION."""
-        tensors = [branch.emit(target) for branch in self.branches]
-        return keras_layers.Concatenate(axis=self.axis, name=self.name)(tensors)
-
-
-Value = Quantized | Float | Pending
 
 
 class Lowering:
@@ -258,10 +100,10 @@ class Lowering:
             if grid.lower:
                 value = Float(tensor=keras_layers.Rescaling(1.0, -grid.lower)(value.tensor))
             activation = "none" if value.is_input else activation
-            return Quantized(
-                tensor=integer.IntegerQuantize(name=layer.name, grid=int8, activation=activation)(value.tensor),
-                grid=int8,
+            quantize = integer.IntegerQuantize(
+                name=layer.name, grid=int8, activation=activation, behind_float=not value.is_input
             )
+            return Quantized(tensor=quantize(value.tensor), grid=int8)
         pending = Shift(name=layer.name, source=value) if isinstance(value, Quantized) else value
         target = Target(grid=int8, activation=activation, lower=grid.lower)
         return Quantized(tensor=pending.emit(target), grid=int8)
@@ -280,12 +122,15 @@ class Lowering:
         options = {"kernels": "builtin" if layer.name in self._builtin else "xnnpack"}
         if operator != "dense":
             options |= {"strides": layer.strides, "padding": layer.padding, "dilations": layer.dilation_rate}
+        steps = np.broadcast_to(grid.step, trailing).reshape(-1).astype(np.float64)
+        codes, steps = fitting_codes(grid.codes, steps)
         return Linear(
             name=layer.name,
             source=value,
             operator=operator,
-            codes=grid.codes,
-            steps=np.broadcast_to(grid.step, trailing).reshape(-1).astype(np.float64),
+            codes=codes,
+            steps=steps,
+            factors=np.ones(channels),
             bias=bias,
             options=options,
         )
@@ -300,14 +145,14 @@ def _norm(layer: Any, values: list[Any]) -> Value:
 
 def _affine(norm: Any, value: Quantized) -> Linear:
     """A batch normalization on its own: a depthwise 1x1 convolution with 8-bit weights."""
-    scale, shift = _scale_and_shift(norm)
-    signs = np.where(scale < 0, -127, 127).astype(np.int32)
+    scale, shift = scale_and_shift(norm)
     return Linear(
         name=norm.name,
         source=value,
         operator="depthwise",
-        codes=signs.reshape(1, 1, -1, 1),
-        steps=np.abs(scale) / 127,
+        codes=np.full((1, 1, scale.size, 1), 127, np.int32),
+        steps=np.full(scale.size, 1 / 127),
+        factors=scale,
         bias=shift,
         options={},
     )
@@ -324,6 +169,7 @@ def _average_pool(layer: Any, values: list[Any]) -> Linear:
         operator="depthwise",
         codes=np.ones((height, width, channels, 1), np.int32),
         steps=np.full(channels, 1 / (height * width)),
+        factors=np.ones(channels),
         bias=np.zeros(channels),
         options={"strides": layer.strides, "padding": layer.padding},
     )
@@ -381,28 +227,14 @@ def _operator(layer: Any) -> str:
     return "dense" if isinstance(layer, keras_layers.Dense) else "conv"
 
 
-def _scale_and_shift(norm: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gamma / sigma and beta - mean * gamma / sigma, float64 (channels,)."""
-    mean, variance = (np.asarray(v, np.float64) for v in (norm.moving_mean, norm.moving_variance))
-    gamma = np.asarray(norm.gamma, np.float64) if norm.scale else np.ones_like(mean)
-    beta = np.asarray(norm.beta, np.float64) if norm.center else np.zeros_like(mean)
-    scale = gamma / np.sqrt(variance + norm.epsilon)
-    return scale, beta - mean * scale
-
-
-def _require_no_lower(name: str, target: Target) -> None:
-    if target.lower:
-        raise ValueError(
-            f"Got a lower end of {target.lower:.3g} behind {name!r}, expected 0, since this operator has no bias to "
-            "subtract it in: use a quantizer with zero_lower=True there."
-        )
-
-
 def deployable(q_model: Any, *, builtin: frozenset[str] = frozenset()) -> Any:
     """A plain model of what the file computes: batch norms folded, grids as 8-bit fake quantizations.
 
     Run eagerly, as `model(x)` and `model.predict(x)` do, it gives the outputs of the integer file bit for bit. Any
     TFLiteConverter with `optimizations=[tf.lite.Optimize.DEFAULT]` turns it into an integer file.
+
+    A layer whose integers do not fit INT8 is a plain float layer with the trained values, before the QUANTIZE to its
+    output grid. Such a layer may add its products in another order than the file does.
 
     Args:
         q_model: a calibrated or trained model from `quantize_model` or `quantize_apply`.

@@ -10,6 +10,7 @@
 Integers and scales stay what they are, and the runtime computes the same from either type with the same kernels.
 Only INT4 in CONV_2D and DEPTHWISE_CONV_2D moves an operator from XNNPACK to the builtin kernels, which round twice;
 that is done where the second rounding shifts no output by more than `_LARGEST_SHIFT` of a step.
+Float kernels become FLOAT16 where that is exact (see `float_constants`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tfqil.export import flatbuffer
 from tfqil.export.compact import compact
+from tfqil.export.float_constants import drop_casts, store_in_float16
 from tfqil.export.fold_dense import fold_dense_layers, is_pointwise, readers, to_fully_connected
 from tfqil.export.unfold import bytes_added, can_unfold, unfold
 
@@ -51,6 +53,8 @@ def pack(tflite: bytes, storage: str) -> bytes:
     model = flatbuffer.load(tflite)
     if any(buffer.offset > 1 for buffer in model.buffers):
         raise ValueError("got a file with constants behind its flatbuffer, expected less than 2 GB: split the model")
+    drop_casts(model)
+    store_in_float16(model)
     fold_dense_layers(model)
     if storage != "int8":
         for graph in model.subgraphs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from tfqil import _host
 from tfqil.export import runtime
+from tfqil.export.float_layers import FloatLinear
 from tfqil.export.freeze import freeze
-from tfqil.export.inspect import inspect, read_content, read_weights
+from tfqil.export.inspect import inspect, read_content, read_float_weights, read_weights
 from tfqil.export.layers import IntegerLinear
 from tfqil.export.lower import Lowering
 from tfqil.scheme.layers import QuantizeActivation
@@ -51,12 +53,15 @@ class VerificationReport:
 
     Attributes:
         accepted: the file is integer-only, its integers and scales are the trained ones, no output differs from the
-            lowered model, and `mean_lsb` is at most `LARGEST_MEAN_LSB`.
+            lowered model, and `mean_lsb` is at most `LARGEST_MEAN_LSB`. A file with float layers is never accepted.
         integer_only: whether every operator of the file computes on integers.
         examples: number of inputs.
         outputs: number of output values.
-        differing_from_deployable: outputs that differ from `deployable(q_model)` with the kernels that run the file.
-        different_weights: layers whose integers or scales in the file are not the trained ones.
+        differing_from_deployable: outputs that differ from `deployable(q_model)` with the kernels that run the file. A
+            float layer inside (`allow_float=True`) may add its products in another order: a sum next to a rounding
+            boundary then falls to the other side.
+        different_weights: layers whose integers or scales in the file are not the trained ones; of the layers whose
+            integers fit no integer type, those whose float values are not.
         differing_from_model: share of the outputs that differ from `q_model.predict`, in [0, 1].
         max_lsb: largest difference from `q_model.predict`, in steps of the output grid.
         mean_lsb: mean absolute difference, in steps of the output grid.
@@ -155,18 +160,33 @@ def layer_of(tensor_name: str, layers: Any) -> str | None:
 
 
 def _different_weights(lowered: Any, q_model: Any, tflite: bytes) -> tuple[str, ...]:
-    """Layers without a tensor in the file that has their codes and steps."""
+    """Layers without a tensor in the file that has their codes and steps, or their values if they are in float."""
     frozen = freeze(q_model)
-    in_file = read_weights(tflite)
-    by_layer = {layer_of(name, frozen): weights for name, weights in in_file.items()}
+    integers, floats = read_weights(tflite), read_float_weights(tflite)
     different = []
     for layer in lowered.layers:
         if isinstance(layer, IntegerLinear) and layer.name in frozen:
-            # The converter merges equal constants, so that the tensor may bear another layer's name.
-            candidates = [by_layer[layer.name]] if layer.name in by_layer else list(in_file.values())
-            if not any(_same_weights(layer, *candidate) for candidate in candidates):
-                different.append(layer.name)
+            same = any(_same_weights(layer, *weights) for weights in _candidates(layer.name, integers, frozen))
+        elif isinstance(layer, FloatLinear):
+            same = any(_same_values(layer, values) for values in _candidates(layer.name, floats, frozen))
+        else:
+            continue
+        if not same:
+            different.append(layer.name)
     return tuple(different)
+
+
+def _candidates(layer: str, in_file: Mapping[str, Any], layers: Collection[str]) -> list[Any]:
+    """What may be the weights of a layer: those that bear its name, else all.
+
+    The converter merges equal constants, so that the tensor may bear another layer's name.
+    """
+    named = [weights for name, weights in in_file.items() if layer_of(name, layers) == layer]
+    return named or list(in_file.values())
+
+
+def _same_values(layer: FloatLinear, values: NDArray[np.float32]) -> bool:
+    return values.size == layer.kernel.size and np.array_equal(values.reshape(-1), layer.kernel.reshape(-1))
 
 
 def _same_weights(layer: IntegerLinear, codes: NDArray[np.int8], steps: NDArray[np.float32]) -> bool:
