@@ -17,9 +17,9 @@ from tests.export import wide_weights
 from tfqil.export import convert as module
 from tfqil.export import flatbuffer, runtime
 from tfqil.export.float_constants import is_exact_in_float16
-from tfqil.export.grids import fits_int8, fitting_codes
 from tfqil.export.inspect import read_float_weights, read_weights
 from tfqil.export.verify import layer_of
+from tfqil.numerics.int8 import int8_divisors
 
 INNER = ("spatial", "depthwise", "pointwise", "dilated", "positions", "hidden")
 
@@ -75,11 +75,9 @@ def float32_file() -> bytes:
     ],
 )
 def test_codes_are_divided_by_the_smallest_power_of_two_that_makes_them_fit(codes, reduced, divisors):
-    steps = np.array([0.3, 0.7])
-    got, got_steps = fitting_codes(np.array(codes, np.int32), steps)
-    np.testing.assert_array_equal(got, reduced)
-    np.testing.assert_array_equal(got_steps, steps * divisors)
-    assert got.dtype == np.int32 and fits_int8(got) == (np.abs(reduced).max() <= 127)
+    got = int8_divisors(np.array(codes, np.float32), 1).numpy()
+    np.testing.assert_array_equal(got, divisors)
+    np.testing.assert_array_equal(np.array(codes) / got, reduced)
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
@@ -93,6 +91,8 @@ def test_codes_that_fit_int8_after_an_exact_reduction_are_integers_in_the_file(i
     np.testing.assert_array_equal(stored.astype(np.int32) * 4, codes * signs)
     report = tfqil.verify(q_model, tflite, images)
     assert report.accepted and report.differing_from_deployable == 0 and report.different_weights == ()
+    # The trained model rounds its bias in the unit of the file; a float next to a boundary moves an output by a step.
+    assert report.max_lsb <= 1, f"{report.max_lsb} LSB, {report.differing_from_model:.1%} of the outputs"
 
 
 # Refusals

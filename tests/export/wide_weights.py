@@ -31,6 +31,10 @@ class PowersOfTwoQuantizer(WeightQuantizer):
         inner = getattr(layer, "layer", layer)
         return {"channel_rank": len(_host.channel_shape(inner, tensor_shape)) if self.per_channel else 0}
 
+    @property
+    def largest_code(self) -> int:
+        return 2**self.octaves
+
     def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
         del training, kwargs
         return ste.replace_forward(inputs, self.codes(inputs, weights) * self.step(inputs, weights))

@@ -7,11 +7,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from tfqil.export.arithmetic import Int8Grid
 from tfqil.numerics.grid import ActivationGrid
+from tfqil.numerics.int8 import LARGEST_INT8
 
 # The converter divides the range of a fake quantization, which is held in float32, by the number of steps. For some
 # steps the quotient is a neighbouring float32; a step this many ulp away always comes through.
 _NEIGHBOURS = (0, 1, -1, 2, -2, 3, -3, 4, -4)
-_WEIGHT_LIMIT = 127
 
 
 def int8_grid(grid: ActivationGrid) -> Int8Grid:
@@ -30,7 +30,7 @@ def fake_quant_range(grid: Int8Grid) -> tuple[np.float32, np.float32]:
 
 def weight_range(steps: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The ends of the narrow 8-bit fake quantization that the converter turns into INT8 {step, 0}."""
-    high = np.asarray(steps, np.float32) * np.float32(_WEIGHT_LIMIT)
+    high = np.asarray(steps, np.float32) * np.float32(LARGEST_INT8)
     return -high, high
 
 
@@ -42,7 +42,7 @@ def surviving_weight_steps(steps: ArrayLike) -> NDArray[np.float32]:
     for distance in _NEIGHBOURS:
         candidate = _neighbour(steps, distance)
         low, high = weight_range(candidate)
-        returned = ((high.astype(np.float64) - low) / (2 * _WEIGHT_LIMIT)).astype(np.float32)
+        returned = ((high.astype(np.float64) - low) / (2 * LARGEST_INT8)).astype(np.float32)
         found = pending & (returned == candidate)
         result = np.where(found, candidate, result)
         pending &= ~found
@@ -51,24 +51,7 @@ def surviving_weight_steps(steps: ArrayLike) -> NDArray[np.float32]:
 
 def fits_int8(codes: NDArray[np.int32]) -> bool:
     """Whether the codes of a kernel lie in [-127, 127]."""
-    return bool(np.abs(codes).max(initial=0) <= _WEIGHT_LIMIT)
-
-
-def fitting_codes(
-    codes: NDArray[np.int32], steps: NDArray[np.float64]
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """The same weights with codes that fit int8, if powers of two that divide the codes of a channel make them fit.
-
-    Forward: codes / 2^k and steps * 2^k per channel, k being the smallest with |codes| / 2^k <= 127. The smallest,
-    since the step is also the unit in which the file stores the bias. What does not fit stays as it is.
-    Shapes: codes (..., channels) or (kh, kw, C, M), steps (channels,).
-    """
-    flat = codes.reshape(-1, steps.size)
-    _, bit_lengths = np.frexp(np.abs(flat).max(axis=0, initial=0))
-    divisors = 2 ** np.maximum(bit_lengths - _WEIGHT_LIMIT.bit_length(), 0)
-    if np.any(flat % divisors):
-        return codes, steps
-    return (flat // divisors).astype(np.int32).reshape(codes.shape), steps * divisors
+    return bool(np.abs(codes).max(initial=0) <= LARGEST_INT8)
 
 
 def _surviving_activation_step(grid: ActivationGrid) -> float:

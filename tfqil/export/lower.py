@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tfqil import _host
 from tfqil.export import layers as integer
 from tfqil.export.freeze import require_calibrated, require_quantized
-from tfqil.export.grids import fitting_codes, int8_grid
+from tfqil.export.grids import int8_grid
 from tfqil.export.pending import (
     Float,
     Join,
@@ -30,6 +30,7 @@ from tfqil.export.pending import (
     Value,
     scale_and_shift,
 )
+from tfqil.numerics.int8 import int8_divisors
 from tfqil.scheme.kinds import Kind, activation_name, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 
@@ -123,13 +124,13 @@ class Lowering:
         if operator != "dense":
             options |= {"strides": layer.strides, "padding": layer.padding, "dilations": layer.dilation_rate}
         steps = np.broadcast_to(grid.step, trailing).reshape(-1).astype(np.float64)
-        codes, steps = fitting_codes(grid.codes, steps)
+        divisors = int8_divisors(grid.codes.astype(np.float32), len(trailing)).numpy()
         return Linear(
             name=layer.name,
             source=value,
             operator=operator,
-            codes=codes,
-            steps=steps,
+            codes=(grid.codes // divisors).astype(np.int32),
+            steps=steps * divisors.reshape(-1),
             factors=np.ones(channels),
             bias=bias,
             options=options,

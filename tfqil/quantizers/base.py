@@ -13,7 +13,7 @@ import tensorflow_model_optimization as tfmot
 
 from tfqil import _host
 from tfqil.numerics import ste
-from tfqil.numerics.grid import ActivationGrid, WeightGrid
+from tfqil.numerics.grid import ActivationGrid, WeightGrid, weight_levels
 
 Variables = Mapping[str, Any]
 
@@ -49,6 +49,11 @@ class WeightQuantizer(_DataclassQuantizer, abc.ABC):
 
     Variables, if any, live in the dictionary that `build` returns, and are float32.
     """
+
+    @property
+    def largest_code(self) -> int:
+        """The largest magnitude of a code."""
+        return max(1, weight_levels(self.bits))  # type: ignore[attr-defined]
 
     @abc.abstractmethod
     def codes(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:

@@ -58,6 +58,11 @@ class BinaryRelax(WeightQuantizer):
         """Those of the inner quantizer."""
         return int(self.inner.bits)  # type: ignore[attr-defined]
 
+    @property
+    def largest_code(self) -> int:
+        """That of the inner quantizer."""
+        return self.inner.largest_code
+
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         """Adds the variables of the inner quantizer, and lambda, to `layer`."""
         variables = dict(self.inner.build(tensor_shape, name, layer))

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfqil import _host
+from tfqil.numerics.int8 import LARGEST_INT8, int8_divisors
 from tfqil.scheme.kinds import Kind, kind_of
 
 
@@ -53,8 +54,7 @@ def _joined(concatenate: Any, lower: tf.Tensor) -> tf.Tensor | None:
 
 
 def _rounding(linear: Any, norm: Any, input_step: tf.Tensor, lower: tf.Tensor) -> tf.Tensor:
-    step = linear.weight_quantizer.step(linear.kernel, linear.quantizer_variables)
-    unit = tf.reshape(step, [-1]) * input_step
+    unit = tf.reshape(_stored_step(linear), [-1]) * input_step
     bias = linear.layer.bias if linear.layer.use_bias else tf.constant(0.0)
     if norm is not None:
         scale = tf.math.rsqrt(norm.moving_variance + norm.epsilon)
@@ -67,6 +67,15 @@ def _rounding(linear: Any, norm: Any, input_step: tf.Tensor, lower: tf.Tensor) -
     bias = bias - lower
     # A channel that the batch normalization multiplies by 0 has no accumulator; its bias is stored by itself.
     return tf.where(unit > 0, tf.round(tf.math.divide_no_nan(bias, unit)) * unit - bias, tf.zeros_like(unit + bias))
+
+
+def _stored_step(linear: Any) -> tf.Tensor:
+    """The step of a kernel in the file: a multiple of the trained one where only that makes the codes fit INT8."""
+    quantizer, kernel = linear.weight_quantizer, tf.convert_to_tensor(linear.kernel)
+    if quantizer.largest_code <= LARGEST_INT8:
+        return quantizer.step(kernel, linear.quantizer_variables)
+    codes, step = quantizer.codes_and_step(kernel, linear.quantizer_variables)
+    return step * int8_divisors(codes, len(_host.channel_shape(linear.layer, kernel.shape)))
 
 
 def _input_step(linear: Any) -> tf.Tensor | None:
