@@ -8,28 +8,32 @@ import typing
 _IS_COMMAND = sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv) :][:1] == ["tfqil"]
 
 if typing.TYPE_CHECKING or not _IS_COMMAND:
-    from tfqil import quantizers
+    from tfqil import callbacks, optimizers, quantizers
     from tfqil.export.convert import convert
     from tfqil.export.freeze import freeze
     from tfqil.export.inspect import inspect
     from tfqil.export.lower import deployable
     from tfqil.export.verify import verify
-    from tfqil.scheme.config import LowBitQuantizeConfig, QILQuantizeConfig
+    from tfqil.scheme.config import BCGDQuantizeConfig, LBWQuantizeConfig, LowBitQuantizeConfig, QILQuantizeConfig
     from tfqil.scheme.report import placements
     from tfqil.scheme.saving import load_model
     from tfqil.scheme.scheme import LowBitScheme, quantize_model
     from tfqil.training.calibration import calibrate
 
     __all__ = [
+        "BCGDQuantizeConfig",
+        "LBWQuantizeConfig",
         "LowBitQuantizeConfig",
         "LowBitScheme",
         "QILQuantizeConfig",
         "calibrate",
+        "callbacks",
         "convert",
         "deployable",
         "freeze",
         "inspect",
         "load_model",
+        "optimizers",
         "placements",
         "quantize_model",
         "quantizers",

@@ -9,13 +9,17 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import dataclasses
+import functools
 from typing import Any
 
+import tensorflow as tf
 import tensorflow_model_optimization  # noqa: F401  (selects tf_keras as the Keras of TFMOT)
 import tf_keras as keras
 
 Layer = keras.layers.Layer
 Model = keras.Model
+Callback = keras.callbacks.Callback
+Optimizer = keras.optimizers.Optimizer
 
 # `.keras`, `.h5` and SavedModel all read the legacy form of a nested object; `.h5` does not read the newer one.
 serialize_object = keras.utils.legacy.serialize_keras_object
@@ -168,6 +172,29 @@ def layers_before(layer: Any) -> list[Any]:
     return inbound if isinstance(inbound, list) else [inbound]
 
 
+def set_owner(variable: Any, layer: Any) -> None:
+    """Notes on a variable which layer quantizes it.
+
+    Optimizers see variables only, and one that Keras loads from a file knows no model.
+    """
+    variable.tfqil_owner = layer
+
+
+def owner(variable: Any) -> Any:
+    """The layer that `set_owner` noted on a variable; None without one."""
+    return getattr(variable, "tfqil_owner", None)
+
+
+def update_copies(variables: collections.abc.Sequence[Any], update: collections.abc.Callable[[Any, Any], None]) -> None:
+    """Calls update(variable, copy) for the copy of each variable on each device; works inside a training step."""
+
+    def update_all(strategy: Any, variables: collections.abc.Sequence[Any]) -> None:
+        for variable in variables:
+            strategy.extended.update(variable, functools.partial(update, variable), group=False)
+
+    tf.__internal__.distribute.interim.maybe_merge_call(update_all, tf.distribute.get_strategy(), variables)
+
+
 def channel_shape(layer: Any, kernel_shape: collections.abc.Sequence[int]) -> tuple[int, ...]:
     """The trailing part of a kernel's shape that numbers its output channels.
 
@@ -197,3 +224,73 @@ def kernel_replaced(layer: Any, value: Any) -> collections.abc.Iterator[None]:
         yield
     finally:
         attributes[name] = variable
+
+
+class WrappingOptimizer(tf.__internal__.tracking.DelegatingTrackableMixin, Optimizer):  # type: ignore[misc, valid-type]
+    """An optimizer around another one, whose state it shares; checkpoints of either load into the other.
+
+    Built as Keras's own LossScaleOptimizer is: without `Optimizer.__init__`, which would create state of its own.
+    """
+
+    @tf.__internal__.tracking.no_automatic_dependency_tracking
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.name = inner.name
+        self._mesh, self._run_with_dtensor = inner._mesh, inner._run_with_dtensor
+        tf.__internal__.tracking.DelegatingTrackableMixin.__init__(self, inner)
+
+    def build(self, var_list: collections.abc.Sequence[Any]) -> None:
+        """Creates the state of the inner optimizer."""
+        self.inner.build(var_list)
+
+    def compute_gradients(self, loss: Any, var_list: Any, tape: Any = None) -> Any:
+        """Those of the inner optimizer."""
+        return self.inner.compute_gradients(loss, var_list, tape)
+
+    def apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
+        """The step of the inner optimizer; arguments as there."""
+        return self.inner.apply_gradients(grads_and_vars, *args, **kwargs)
+
+    def aggregate_gradients(self, grads_and_vars: Any) -> Any:
+        """As the inner optimizer does."""
+        return self.inner.aggregate_gradients(grads_and_vars)
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """As the inner optimizer does, at the end of training."""
+        self.inner.finalize_variable_values(var_list)
+
+    @property
+    def iterations(self) -> Any:
+        """The count of steps."""
+        return self.inner.iterations
+
+    @iterations.setter
+    def iterations(self, variable: Any) -> None:
+        self.inner.iterations = variable
+
+    @property
+    def learning_rate(self) -> Any:
+        """That of the inner optimizer."""
+        return self.inner.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        self.inner.learning_rate = learning_rate
+
+    @property
+    def _learning_rate(self) -> Any:
+        """That of the inner optimizer, or its schedule, which the TensorBoard callback looks for."""
+        return self.inner._learning_rate
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        """Excludes variables from the weight decay of the inner optimizer."""
+        self.inner.exclude_from_weight_decay(var_list, var_names)
+
+    @property
+    def variables(self) -> Any:
+        """The state of the inner optimizer."""
+        return self.inner.variables
+
+    def set_weights(self, weights: Any) -> None:
+        """Sets the state of the inner optimizer, as loading `.h5` does."""
+        self.inner.set_weights(weights)

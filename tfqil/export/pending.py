@@ -90,7 +90,7 @@ class Linear(Pending):
         """Factors go into steps, their signs into codes; steps whose bias would overflow int32 grow until it fits."""
         input_step = np.float64(self.source.grid.scale)
         scaled = self.steps * np.abs(self.factors)
-        has_weights = scaled > 0
+        has_weights = (scaled > 0) & np.any(self.codes.reshape(-1, scaled.size), axis=0)
         smallest = np.abs(bias) / (_LARGEST_BIAS_CODE * input_step)
         constant = np.maximum(np.abs(bias), target.grid.scale) / (_CODES_OF_A_CONSTANT * input_step)
         steps = surviving_weight_steps(np.where(has_weights, np.maximum(scaled, smallest), constant))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
@@ -35,6 +36,7 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
                 self.layer.build(input_shape)
             self.layer.built = True
         super().build(input_shape)
+        _host.set_owner(self.kernel, self)
 
     @property
     def weight_quantizer(self) -> WeightQuantizer:
@@ -53,13 +55,34 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         variables: Mapping[str, Any] = self._weight_vars[0][2]
         return variables
 
+    def quantized(self, kernel: Any) -> tf.Tensor:
+        """The values that inference computes with in place of a kernel's."""
+        return self.weight_quantizer(kernel, False, weights=self.quantizer_variables)
+
     def grid(self) -> WeightGrid:
-        """The integers and steps of the kernel."""
+        """The integers and steps of the kernel.
+
+        Raises:
+            ValueError: NaN or Inf in the kernel.
+        """
+        self._require_finite_kernel()
         return self.weight_quantizer.grid(self.kernel, self.quantizer_variables)
 
     def initialize(self) -> None:
-        """Fits the quantizer's variables to the kernel as it is now."""
+        """Fits the quantizer's variables to the kernel as it is now.
+
+        Raises:
+            ValueError: NaN or Inf in the kernel.
+        """
+        self._require_finite_kernel()
         self.weight_quantizer.initialize(self.kernel, self.quantizer_variables)
+
+    def _require_finite_kernel(self) -> None:
+        if not np.all(np.isfinite(self.kernel.numpy())):
+            raise ValueError(
+                f"Got NaN or Inf in the kernel of layer {self.layer.name!r}, expected finite numbers: training has "
+                "diverged; go back to a good checkpoint."
+            )
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """The inner layer's outputs with the quantized kernel in place of the float one."""

@@ -1,0 +1,5 @@
+"""Keras optimizers of tfqil."""
+
+from tfqil.training.blended_optimizer import BlendedOptimizer
+
+__all__ = ["BlendedOptimizer"]

@@ -1,0 +1,107 @@
+"""Blended coarse gradient descent: an optimizer that draws float weights to their quantization."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfqil import _host
+from tfqil.numerics.relaxation import blend
+from tfqil.scheme.layers import QuantizedLayer
+
+
+@_host.serializable
+class BlendedOptimizer(_host.WrappingOptimizer):
+    """Blends each float kernel with its quantization, then lets another optimizer take its step.
+
+    Update: w_f <- (1 - rho) w_f + rho Q(w_f), then the step of `inner` (for SGD: - eta g) with the gradient that was
+        taken at Q(w_f); its weight decay sees the blended weights. rho = 0 is `inner`, bit for bit. Variables that no
+        quantizer reads (biases, batch normalizations, intervals) are updated by `inner` alone.
+    Works in graphs, compiled by XLA, and on the replicas of a `tf.distribute` strategy. It is saved and restored with
+        the model; its state is that of `inner`, so checkpoints of either load into the other.
+
+    Args:
+        inner: a tf_keras optimizer, or the name of one. Keras itself wraps the blended one for loss scaling.
+        q_model: the quantized model that it will train; None finds the kernels when training starts, as loading a saved
+            model does.
+        rho: share of the quantization in each step, in [0, 1); the authors take 1e-5.
+
+    Raises:
+        TypeError: inner is no tf_keras optimizer, or a legacy one.
+        ValueError: rho out of range, an optimizer that blends or scales losses already, or no quantized kernel.
+
+    Reference: Yin et al., BCGD (arXiv 1808.05240), and the authors' code.
+    """
+
+    def __init__(self, inner: Any, q_model: Any, rho: float = 1e-5) -> None:
+        inner = _host.keras.optimizers.get(inner) if isinstance(inner, str) else inner
+        _require_plain_optimizer(inner)
+        if isinstance(rho, bool) or not isinstance(rho, numbers.Real) or not (math.isfinite(rho) and 0 <= rho < 1):
+            raise ValueError(
+                f"Got rho={rho!r}, expected a number from 0 to less than 1: 1e-5 is the authors', 0 turns blending off."
+            )
+        if q_model is not None:
+            _host.require_functional(q_model)
+            _require_quantized_kernels([layer for layer in q_model.layers if isinstance(layer, QuantizedLayer)])
+        super().__init__(inner)
+        self._rho: float = float(rho)
+
+    @property
+    def rho(self) -> float:
+        """Share of the quantization in each step."""
+        return self._rho
+
+    def apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
+        """Blends, then lets the inner optimizer apply the gradients; arguments as there.
+
+        Raises:
+            ValueError: none of the variables is a quantized kernel.
+        """
+        pairs = list(grads_and_vars)
+        _require_quantized_kernels([kernel for _, kernel in pairs if _host.owner(kernel) is not None])
+        if self._rho:
+            kernels = [kernel for gradient, kernel in pairs if gradient is not None and _host.owner(kernel) is not None]
+            _host.update_copies(kernels, self._blend)
+        return self.inner.apply_gradients(pairs, *args, **kwargs)
+
+    def _blend(self, kernel: Any, copy: Any) -> None:
+        values = copy.read_value()
+        copy.assign(blend(values, _host.owner(kernel).quantized(values), self._rho))
+
+    def get_config(self) -> dict[str, Any]:
+        """The inner optimizer and rho; the model that holds the kernels is saved around it."""
+        # `.h5` does not read the newer form of an optimizer that a user has registered.
+        return {"inner": _host.keras.optimizers.serialize(self.inner, use_legacy_format=True), "rho": self._rho}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> BlendedOptimizer:
+        """The inverse of `get_config`."""
+        deserialize = _host.keras.optimizers.deserialize
+        inner = deserialize(dict(config["inner"]), custom_objects=custom_objects, use_legacy_format=True)
+        return cls(inner, None, config["rho"])
+
+
+def _require_plain_optimizer(inner: Any) -> None:
+    if isinstance(inner, BlendedOptimizer):
+        raise ValueError("Got a BlendedOptimizer to wrap, expected a plain optimizer: blend once.")
+    if isinstance(inner, _host.keras.mixed_precision.LossScaleOptimizer):
+        raise ValueError(
+            "Got a LossScaleOptimizer to wrap, expected a plain optimizer: blend first; model.compile then scales "
+            "losses around the BlendedOptimizer by itself."
+        )
+    if not isinstance(inner, _host.Optimizer):
+        is_legacy = isinstance(inner, _host.keras.optimizers.legacy.Optimizer)
+        raise TypeError(
+            f"Got {'the legacy optimizer ' if is_legacy else ''}{type(inner).__name__} to wrap, expected a tf_keras "
+            "optimizer, such as tf_keras.optimizers.SGD: pass one, or its name."
+        )
+
+
+def _require_quantized_kernels(kernels: Sequence[Any]) -> None:
+    if not kernels:
+        raise ValueError(
+            "Got no quantized kernel to train, expected some to blend with their quantization: pass the model through "
+            "tfqil.quantize_model first, unfreeze its kernels, or use the inner optimizer by itself."
+        )
