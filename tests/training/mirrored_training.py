@@ -14,7 +14,7 @@ import tensorflow as tf
 
 
 def trained_on(strategy: Any, rho: float) -> Any:
-    """A network with projected, learned and relaxed weights after three epochs, each batch shared among the replicas."""
+    """A network with projected, learned and relaxed weights after three epochs, batches shared among replicas."""
     import tf_keras as keras
 
     from tests.training import two_layers

@@ -288,7 +288,7 @@ def test_two_replicas_train_to_the_weights_of_one(tmp_path):
             weights[f"{name}_{number}"] for name in ("alone", "unblended", "first", "second")
         )
         assert np.array_equal(first, second), f"the replicas hold different values of variable {number}"
-        # The gradients of two halves are summed in another order: an ulp (6e-8) or so in each of 12 steps, with momentum.
+        # Gradients of two halves are summed in another order: an ulp (6e-8) or so in each of 12 steps, with momentum.
         np.testing.assert_allclose(first, alone, rtol=0, atol=1e-6)
         if alone.ndim == 2:
             assert np.abs(alone - unblended).max() > 1e-3, f"blending changes nothing in variable {number}"
