@@ -181,11 +181,20 @@ def test_powers_of_two_are_kept_and_named_as_such(method, storage, largest):
     assert {layer_of(weight.name, frozen) for weight in weights if weight.powers_of_two} == set(inner)
 
 
-def test_kernels_and_channels_of_zeros_export():
-    q_model = tfqil.quantize_model(networks.trained("dense"), BCGD(4, 4, per_channel=True))
-    second, third = (q_model.get_layer(f"quant_{name}").kernel for name in ("second", "third"))
-    second[:, 3].assign(tf.zeros_like(second[:, 3]))
-    third.assign(tf.zeros_like(third))
+@pytest.mark.parametrize(
+    ("config", "channels"),
+    [
+        (BCGD(4, 4, per_channel=True), slice(3, 4)),
+        # One step per tensor gives channels without codes that of the others; a kernel without any has step 1 here.
+        (BCGD(2, 2), slice(1, None)),
+        (LBW(4, 4, mu=0.75), slice(None)),
+    ],
+    ids=["channel with a step of its own", "channels", "kernel"],
+)
+def test_channels_and_kernels_of_zeros_export(config, channels):
+    q_model = tfqil.quantize_model(networks.trained("dense"), config)
+    kernel = q_model.get_layer("quant_second").kernel
+    kernel[:, channels].assign(tf.zeros_like(kernel[:, channels]))
     images, outputs = decided(tfqil.calibrate(q_model, networks.digits(256)[0]), networks.digits()[0])
     parity.require_exact_export(q_model, "fastest", images, outputs)
 

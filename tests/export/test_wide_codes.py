@@ -204,3 +204,41 @@ def test_a_file_with_float_layers_that_computes_something_else_is_refused(wide_m
     monkeypatch.setattr(module, "verify", far)
     with pytest.raises(RuntimeError, match="outputs of the file that are 1.50 steps from the model's on average"):
         tfqil.convert(wide_model, allow_float=True)
+
+
+# Powers of two of LBW-Net
+
+
+def test_lbw_weights_beyond_int8_are_float16_constants_or_refused(images):
+    q_model = tfqil.quantize_model(wide_weights.small(), tfqil.LBWQuantizeConfig(5, 8))
+    tfqil.calibrate(q_model, images)
+    with pytest.raises(ValueError, match=r"do not fit INT8 \(middle\)"):
+        tfqil.convert(q_model)
+    tflite = tfqil.convert(q_model, allow_float=True)
+    (weight,) = (weight for weight in tfqil.inspect(tflite).weights if weight.stored == "FLOAT16")
+    assert weight.powers_of_two and layer_of(weight.name, ["middle"])
+    report = tfqil.verify(q_model, tflite, images)
+    # Float sums in another order, next to a rounding boundary.
+    assert report.different_weights == () and report.max_lsb <= 1 and not report.integer_only
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("factor", [0.0, 1e-9, 1e-6])
+def test_kernels_of_nothing_export(images, factor, use_bias, per_channel):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, activation="relu", name="stem"),
+            keras.layers.Dense(8, activation="relu", use_bias=use_bias, name="middle"),
+            keras.layers.Dense(4, name="last"),
+        ]
+    )
+    middle = model.get_layer("middle")
+    middle.kernel.assign(factor * middle.kernel)
+    if use_bias:
+        middle.bias.assign(np.linspace(-1, 1, 8))
+    q_model = tfqil.quantize_model(model, tfqil.BCGDQuantizeConfig(2, 4, per_channel=per_channel))
+    tflite = tfqil.convert(tfqil.calibrate(q_model, images))
+    assert tfqil.verify(q_model, tflite, images).accepted

@@ -35,7 +35,7 @@ class FloatLinear(_host.Layer):  # type: ignore[misc, name-defined]
         bias: NDArray[np.float32],
         **options: Any,
     ) -> None:
-        super().__init__(name=name)
+        super().__init__(name=name, dtype="float32")
         self.operator, self.kernel = operator, kernel
         self._factors, self._bias = factors, bias
         self._options = options

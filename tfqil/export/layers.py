@@ -40,7 +40,7 @@ class IntegerLayer(_host.Layer, abc.ABC):  # type: ignore[misc, name-defined]
     """
 
     def __init__(self, grid: Int8Grid, activation: str = "none", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(dtype="float32", **kwargs)
         self.grid = grid
         self.activation = activation
 

@@ -198,12 +198,12 @@ def _kept(layer: Any, value: Value) -> Value:
     """Value-keeping layers keep the grid; those that do nothing at inference disappear."""
     if isinstance(layer, (keras_layers.Dropout, keras_layers.Activation)):
         return value
-    copy = type(layer).from_config(layer.get_config())
+    copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
     return dataclasses.replace(value, tensor=copy(_tensor(value)))
 
 
 def _run_in_float(node: _host.Node, layer: Any, values: list[Any]) -> Float:
-    copy = type(layer).from_config(layer.get_config())
+    copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
     outputs = _host.run_as_before(node, copy, [_tensor(value) for value in values])
     copy.set_weights(layer.get_weights())
     return Float(tensor=outputs)

@@ -26,6 +26,8 @@ keras_layers = _host.keras.layers
 _LARGEST_BIAS_CODE = 2**29
 # A channel without weights has a free step; its bias gets this many codes, exact in float32.
 _CODES_OF_A_CONSTANT = 2**20
+# The converter writes another step for smaller ones. Such a channel counts as one without weights.
+_SMALLEST_STEP = 4e-9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,9 +92,10 @@ class Linear(Pending):
         """Factors go into steps, their signs into codes; steps whose bias would overflow int32 grow until it fits."""
         input_step = np.float64(self.source.grid.scale)
         scaled = self.steps * np.abs(self.factors)
-        has_weights = (scaled > 0) & np.any(self.codes.reshape(-1, scaled.size), axis=0)
+        has_weights = (scaled > _SMALLEST_STEP) & np.any(self.codes.reshape(-1, scaled.size), axis=0)
         smallest = np.abs(bias) / (_LARGEST_BIAS_CODE * input_step)
         constant = np.maximum(np.abs(bias), target.grid.scale) / (_CODES_OF_A_CONSTANT * input_step)
+        constant = np.maximum(constant, 2 * _SMALLEST_STEP)
         steps = surviving_weight_steps(np.where(has_weights, np.maximum(scaled, smallest), constant))
         signs = np.where(self.factors < 0, -1, 1) * has_weights
         codes = (self.codes.reshape(-1, steps.size) * signs).reshape(self.codes.shape).astype(np.int32)

@@ -32,15 +32,17 @@ def replace_forward(x: tf.Tensor, value: tf.Tensor) -> Any:
     return tf.identity(value), lambda upstream: (upstream, None)
 
 
-def scale_gradient(x: tf.Tensor, factor: float, *, limit: float) -> tf.Tensor:
-    """Passes a tensor on and gives it another rate of learning.
+def scale_gradient(x: tf.Tensor, factor: float, *, limit: float | None) -> tf.Tensor:
+    """Passes a tensor on and scales its gradient.
 
-    Forward: x. Gradient: clip(factor upstream, -limit, limit). Shapes: any.
+    Forward: x. Gradient: clip(factor upstream, -limit, limit), or factor upstream without a limit. Shapes: any.
     Reference: how BCGD's authors train the resolution of an activation.
     """
 
     @tf.custom_gradient
     def scaled(x: tf.Tensor) -> Any:
+        if limit is None:
+            return tf.identity(x), lambda upstream: factor * upstream
         return tf.identity(x), lambda upstream: tf.clip_by_value(factor * upstream, -limit, limit)
 
     result: tf.Tensor = scaled(x)

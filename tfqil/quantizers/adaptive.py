@@ -17,8 +17,6 @@ from tfqil.quantizers.observation import initialize_on_first_batches, running_me
 
 # The least step: the runtime's multipliers stay in range.
 _SMALLEST_STEP = 1e-5
-# The largest gradient of the step, in the authors' code.
-_LARGEST_GRADIENT = 1.0
 # The upper end of a grid that no data has set yet: that of ReLU6.
 _DEFAULT_UPPER_END = 6.0
 
@@ -30,7 +28,7 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
 
     Forward: alpha clip(ceil(x / alpha), 0, L), L = 2^bits - 1; on the grid the ceil is a lower end of -alpha / 2.
     Gradient: coarse, in x by `ste` and in alpha by `step_gradient` (`numerics.adaptive_activation.quantize`); that of
-        alpha is multiplied by `step_rate`, then clipped to [-1, 1].
+        alpha is multiplied by `step_rate`, then clipped to [-step_limit, step_limit].
     Shapes and units: alpha is a scalar in the units of the activations. The first `FIRST_BATCHES` training batches set
         it, unless calibration did, to the best step for half-normal inputs of the same root mean square. It stays above
         1e-5; the authors' upper limit of 5 is left out, since activations here have any scale.
@@ -41,7 +39,9 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
         bits: width, 1 to 8.
         ste: coarse derivative in x: "identity", "relu" or "clipped_relu".
         step_gradient: coarse derivative in alpha: "exact", "three_valued" or "two_valued".
-        step_rate: factor of alpha's gradient.
+        step_rate: factor of alpha's gradient; optimizers that divide by its size, such as Adam, cancel it.
+        step_limit: largest gradient of alpha per replica. None for no limit, as loss scaling (mixed_float16) needs:
+            it multiplies all gradients before they are clipped.
         zero_lower: rounds to nearest instead of up, so that nothing has to be subtracted.
     """
 
@@ -49,6 +49,7 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
     ste: str = "clipped_relu"
     step_gradient: str = "three_valued"
     step_rate: float = 0.01
+    step_limit: float | None = 1.0
     zero_lower: bool = False
 
     def __post_init__(self) -> None:
@@ -61,8 +62,11 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
                 raise ValueError(
                     f"Got {name}={getattr(self, name)!r}, expected {', '.join(map(repr, choices))}: choose one."
                 )
-        if not (math.isfinite(self.step_rate) and self.step_rate > 0):
-            raise ValueError(f"Got step_rate={self.step_rate!r}, expected a positive number: 0.01 is the authors'.")
+        for name, default in (("step_rate", 0.01), ("step_limit", 1.0)):
+            value = getattr(self, name)
+            is_number = isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+            if not is_number and not (name == "step_limit" and value is None):
+                raise ValueError(f"Got {name}={value!r}, expected a positive number: {default} is the authors'.")
 
     @property
     def is_signed(self) -> bool:
@@ -85,6 +89,7 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
             shape=(),
             initializer=tf.constant_initializer(_DEFAULT_UPPER_END / activation_levels(self.bits)),
             constraint=_positive,
+            aggregation=tf.VariableAggregation.MEAN,
         )
         return {"step": step, "observed_batches": add_observed_batches(layer, name)}
 
@@ -93,7 +98,7 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
         del kwargs
         if training:
             initialize_on_first_batches(self, inputs, weights)
-        step = scale_gradient(_positive(weights["step"]), self.step_rate, limit=_LARGEST_GRADIENT)
+        step = scale_gradient(_positive(weights["step"]), self.step_rate, limit=self.step_limit)
         return adaptive_activation.quantize(
             inputs, step, bits=self.bits, ste=self.ste, step_gradient=self.step_gradient, to_nearest=self.zero_lower
         )
@@ -103,13 +108,13 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
         step = _positive(variables["step"])
         return step, tf.zeros_like(step), tf.zeros_like(step) if self.zero_lower else -step / 2.0
 
-    def initialize(self, observation: Observation, variables: Variables) -> None:
+    def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
         """Sets the step from the root mean square of what was positive, averaged over batches."""
         batches = tf.convert_to_tensor(variables["observed_batches"])
         root_mean_square = tf.convert_to_tensor(observation.positive_root_mean_square)
         step = adaptive_activation.half_normal_step(root_mean_square, bits=self.bits)
-        running_mean(variables["step"], step, batches, valid=step > _SMALLEST_STEP)
-        variables["observed_batches"].assign(batches + 1)
+        running_mean(variables["step"], step, batches, valid=when & (step > _SMALLEST_STEP))
+        variables["observed_batches"].assign(batches + tf.cast(when, batches.dtype))
 
 
 def _positive(step: Any) -> tf.Tensor:

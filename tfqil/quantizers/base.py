@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -116,8 +116,7 @@ class ProjectedWeightQuantizer(WeightQuantizer):
         return codes * tf.cast(scale >= SMALLEST_STEP, codes.dtype), step
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Observation:
+class Observation(NamedTuple):
     """What calibration saw of a tensor.
 
     Attributes:
@@ -140,8 +139,8 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
         """The parameters of the grid as float32 scalars."""
 
     @abc.abstractmethod
-    def initialize(self, observation: Observation, variables: Variables) -> None:
-        """Fits the variables to what calibration saw; works inside `tf.function`."""
+    def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
+        """Fits the variables to what calibration saw, where `when` holds; works inside `tf.function`."""
 
     @property
     @abc.abstractmethod
@@ -151,7 +150,7 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
     def is_initialized(self, variables: Variables) -> bool:
         """Whether data have set the variables."""
         batches = variables.get("observed_batches")
-        return batches is None or int(batches) > 0
+        return batches is None or int(tf.convert_to_tensor(batches)) > 0
 
     def without_lower(self) -> ActivationQuantizer:
         """The same quantizer with a lower end that stays 0, for tensors where an exporter cannot subtract it."""

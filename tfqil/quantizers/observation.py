@@ -12,6 +12,7 @@ from tfqil.quantizers.base import FIRST_BATCHES, ActivationQuantizer, Observatio
 
 def observe(inputs: tf.Tensor) -> Observation:
     """The observation of one batch; entries that are not finite count as 0."""
+    inputs = tf.cast(inputs, tf.float32)
     inputs = tf.where(tf.math.is_finite(inputs), inputs, tf.zeros_like(inputs))
     maximum = tf.maximum(tf.reduce_max(inputs), 0.0)
     counts = interval_search.histogram(inputs, maximum)
@@ -30,17 +31,24 @@ def observe(inputs: tf.Tensor) -> Observation:
 
 def initialize_on_first_batches(quantizer: ActivationQuantizer, inputs: tf.Tensor, variables: Variables) -> None:
     """Lets the first training batches of an uncalibrated model set its intervals."""
-    batches = variables["observed_batches"]
+    is_first = tf.convert_to_tensor(variables["observed_batches"]) < FIRST_BATCHES
 
-    def initialize() -> Any:
-        quantizer.initialize(observe(tf.stop_gradient(inputs)), variables)
-        return tf.constant(True)
+    def observed() -> Observation:
+        return observe(tf.stop_gradient(inputs))
 
-    tf.cond(batches < FIRST_BATCHES, initialize, lambda: tf.constant(False))
+    def nothing() -> Observation:
+        zero = tf.constant(0.0)
+        return Observation(
+            minimum=zero, maximum=zero, counts=tf.zeros(interval_search.BINS), positive_root_mean_square=zero
+        )
+
+    # The branches return values only: a branch cannot assign to a variable that replicas share.
+    observation = tf.cond(is_first, observed, nothing)
+    quantizer.initialize(observation, variables, when=is_first)
 
 
 def running_mean(variable: Any, value: tf.Tensor, batches: tf.Tensor, *, valid: tf.Tensor) -> None:
-    """Averages a value over the batches that are counted so far; an invalid value changes nothing."""
+    """Averages a value over the batches that are counted so far; one that is not valid changes nothing."""
     current = tf.convert_to_tensor(variable)
     mean = current + (value - current) / tf.cast(batches + 1, current.dtype)
     updated = tf.where(batches > 0, mean, value)  # The first value replaces whatever was there.

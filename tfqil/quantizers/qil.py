@@ -73,6 +73,7 @@ class QILWeightQuantizer(WeightQuantizer):
                 shape=shape,
                 initializer="ones",
                 constraint=lambda gamma: tf.clip_by_value(gamma, *_GAMMA_RANGE),
+                aggregation=tf.VariableAggregation.MEAN,
             )
         return variables
 
@@ -81,12 +82,12 @@ class QILWeightQuantizer(WeightQuantizer):
         del training, kwargs
         center, half_width = _interval(weights)
         return qil.quantize_weights(
-            inputs, center, half_width, weights.get("gamma"), bits=self.bits, normalized=self.normalized
+            inputs, center, half_width, _gamma(weights), bits=self.bits, normalized=self.normalized
         )
 
     def codes(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
         """The integers of a kernel, held as floats."""
-        return qil.weight_codes(kernel, *_interval(variables), variables.get("gamma"), bits=self.bits)
+        return qil.weight_codes(kernel, *_interval(variables), _gamma(variables), bits=self.bits)
 
     def step(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
         """(center + half_width) / q, or 1 / q if normalized."""
@@ -163,16 +164,16 @@ class QILActivationQuantizer(ActivationQuantizer):
         width = tf.ones_like(half_width) if self.normalized else 2.0 * half_width
         return width / float(activation_levels(self.bits)), tf.zeros_like(width), center - half_width
 
-    def initialize(self, observation: Observation, variables: Variables) -> None:
+    def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
         """Sets the interval that minimises the squared error to what was seen, averaged over batches."""
         batches = tf.convert_to_tensor(variables["observed_batches"])
         largest = tf.convert_to_tensor(observation.maximum)
         half = interval_search.best_upper_end(observation.counts, largest, levels=activation_levels(self.bits)) / 2.0
-        valid = half > SMALLEST_HALF_WIDTH  # A batch of zeros says nothing about the interval.
+        valid = when & (half > SMALLEST_HALF_WIDTH)  # A batch of zeros says nothing about the interval.
         for name in ("center", "half_width"):
             if name in variables:
                 running_mean(variables[name], half, batches, valid=valid)
-        variables["observed_batches"].assign(batches + 1)
+        variables["observed_batches"].assign(batches + tf.cast(when, batches.dtype))
 
 
 def _add_interval(
@@ -200,6 +201,7 @@ def _add_interval(
             shape=shape,
             initializer=tf.constant_initializer(np.float32(half)),
             constraint=constraints[key],
+            aggregation=tf.VariableAggregation.MEAN,
         )
     return variables
 
@@ -212,6 +214,11 @@ def _interval(variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
     half_width = _finite(variables["half_width"])
     center = _finite(variables["center"]) if "center" in variables else half_width
     return qil.project_interval(center, half_width, SMALLEST_HALF_WIDTH)
+
+
+def _gamma(variables: Variables) -> tf.Tensor | None:
+    """The exponent as a tensor; None where it is 1."""
+    return tf.convert_to_tensor(variables["gamma"]) if "gamma" in variables else None
 
 
 def _finite(values: Any) -> tf.Tensor:

@@ -106,15 +106,15 @@ class RangeActivationQuantizer(ActivationQuantizer):
         step, zero = affine.range_step_and_zero(minimum, maximum, bits=self.bits)
         return step, zero, tf.zeros_like(step)
 
-    def initialize(self, observation: Observation, variables: Variables) -> None:
+    def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
         """Sets the ends of the range, averaged over batches."""
         batches = tf.convert_to_tensor(variables["observed_batches"])
         ends = {"minimum": observation.minimum, "maximum": observation.maximum}
         for name in ("minimum", "maximum"):
             if name in variables:
                 end = tf.convert_to_tensor(ends[name])
-                running_mean(variables[name], end, batches, valid=tf.math.is_finite(end))
-        variables["observed_batches"].assign(batches + 1)
+                running_mean(variables[name], end, batches, valid=when & tf.math.is_finite(end))
+        variables["observed_batches"].assign(batches + tf.cast(when, batches.dtype))
 
     def _follow(self, inputs: tf.Tensor, variables: Variables) -> None:
         inputs = tf.stop_gradient(inputs)
@@ -165,6 +165,6 @@ class FixedActivationQuantizer(ActivationQuantizer):
         """The prescribed grid."""
         return tf.constant(self.step), tf.constant(float(self.zero)), tf.constant(0.0)
 
-    def initialize(self, observation: Observation, variables: Variables) -> None:
+    def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
         """Nothing to fit."""
-        del observation, variables
+        del observation, variables, when

@@ -54,7 +54,7 @@ def _joined(concatenate: Any, lower: tf.Tensor) -> tf.Tensor | None:
 
 
 def _rounding(linear: Any, norm: Any, input_step: tf.Tensor, lower: tf.Tensor) -> tf.Tensor:
-    unit = tf.reshape(_stored_step(linear), [-1]) * input_step
+    unit = _stored_step(linear) * input_step
     bias = linear.layer.bias if linear.layer.use_bias else tf.constant(0.0)
     if norm is not None:
         scale = tf.math.rsqrt(norm.moving_variance + norm.epsilon)
@@ -65,17 +65,22 @@ def _rounding(linear: Any, norm: Any, input_step: tf.Tensor, lower: tf.Tensor) -
             bias += norm.beta
         unit = unit * tf.abs(scale)
     bias = bias - lower
-    # A channel that the batch normalization multiplies by 0 has no accumulator; its bias is stored by itself.
+    # A channel without codes, or that the batch normalization multiplies by 0, has no accumulator.
     return tf.where(unit > 0, tf.round(tf.math.divide_no_nan(bias, unit)) * unit - bias, tf.zeros_like(unit + bias))
 
 
 def _stored_step(linear: Any) -> tf.Tensor:
-    """The step of a kernel in the file: a multiple of the trained one where only that makes the codes fit INT8."""
+    """The step of each channel in the file, (channels,); 0 for channels without codes, whose bias is stored by itself.
+
+    It is a multiple of the trained step where only that makes the codes fit INT8.
+    """
     quantizer, kernel = linear.weight_quantizer, tf.convert_to_tensor(linear.kernel)
-    if quantizer.largest_code <= LARGEST_INT8:
-        return quantizer.step(kernel, linear.quantizer_variables)
     codes, step = quantizer.codes_and_step(kernel, linear.quantizer_variables)
-    return step * int8_divisors(codes, len(_host.channel_shape(linear.layer, kernel.shape)))
+    channels = len(_host.channel_shape(linear.layer, kernel.shape))
+    if quantizer.largest_code > LARGEST_INT8:
+        step = step * int8_divisors(codes, channels)
+    has_codes = tf.reduce_any(codes != 0, axis=list(range(codes.shape.rank - channels)))
+    return tf.reshape(tf.where(has_codes, step, tf.zeros_like(step)), [-1])
 
 
 def _input_step(linear: Any) -> tf.Tensor | None:

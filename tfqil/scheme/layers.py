@@ -35,7 +35,10 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
             with tf.name_scope(self.layer.name):
                 self.layer.build(input_shape)
             self.layer.built = True
+        # TFMOT's `build` takes over the inner variables that are trainable: all, also those of a frozen layer.
+        was_trainable, self.layer.trainable = self.layer.trainable, True
         super().build(input_shape)
+        self.layer.trainable = was_trainable
         _host.set_owner(self.kernel, self)
 
     @property
@@ -87,7 +90,7 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """The inner layer's outputs with the quantized kernel in place of the float one."""
         kernel, quantizer, variables = self._weight_vars[0]
-        quantized = quantizer(kernel, training, weights=variables)
+        quantized = quantizer(tf.convert_to_tensor(kernel), training, weights=variables)
         with _host.kernel_replaced(self.layer, tf.cast(quantized, self.layer.compute_dtype)):
             # The layer itself, not its `call`: it casts its inputs and its bias as its own policy says.
             return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)
