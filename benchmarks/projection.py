@@ -3,7 +3,7 @@
     python benchmarks/projection.py [--repeats=15] [--kernels=1000] [--output=benchmarks/output/projection.json]
 
 Three tables: the time per weight for growing tensors, with and without XLA; the same problem solved by sorting, both
-in turn in one run; and the squared error of the least-squares optimum as a share of that of the paper's scheme with
+in turn in one run; and the squared error of the least-squares optimum as a share of that of the threshold scheme with
 mu = 0.75. All times are medians, on all threads of the machine.
 """
 
@@ -101,7 +101,7 @@ def ternary() -> list[dict[str, object]]:
 
 
 def errors() -> list[dict[str, object]]:
-    """One record per width: the error of the optimum as a share of that of the paper's scheme."""
+    """One record per width: the error of the optimum as a share of that of the threshold scheme."""
     records = []
     for bits in range(3, 7):
         shares = []
@@ -180,7 +180,7 @@ def squared_error(weights: tf.Tensor, codes: tf.Tensor, step: tf.Tensor) -> floa
 _TITLES = {
     "growth": "Time of the O(N) solver",
     "ternary": "Ternary weights: the O(N) solver and the formula that sorts",
-    "errors": f"Squared error of the optimum as a share of the paper's scheme with mu = {_MU}",
+    "errors": f"Squared error of the optimum as a share of the threshold scheme's with mu = {_MU}",
 }
 
 

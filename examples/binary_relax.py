@@ -44,6 +44,7 @@ def main(_: list[str]) -> None:
     figure = draw(trained, output / "binary_relax.png")
     console = results.console()
     console.print(results.table(rows))
+    console.print("One seed: differences of half a point are chance, as examples/methods.py shows over several.")
     console.print(f"Files and figure: {output}, {figure.name}. {time.perf_counter() - started:.0f} s in all.")
 
 

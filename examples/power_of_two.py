@@ -46,6 +46,7 @@ def main(_: list[str]) -> None:
     figure = draw(trained, output / "power_of_two.png")
     console = results.console()
     console.print(results.table(rows))
+    console.print("One seed: differences of half a point are chance, as examples/methods.py shows over several.")
     console.print(f"Files and figure: {output}, {figure.name}. {time.perf_counter() - started:.0f} s in all.")
 
 

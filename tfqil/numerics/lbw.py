@@ -71,7 +71,8 @@ def project(
     Shapes and units: codes as weights; the step has their last `channel_rank` axes, in their units. Both have the type
         of the weights; s is chosen in float32, and the step is kept where it and its products are exact.
     Raises: nothing; `check_settings` does.
-    Reference: LBW-Net; the solution for mu = None from 3 bits on is this package's.
+    Reference: LBW-Net; that its thresholds are written so is recalled, not confirmed. The solution for mu = None from 3
+        bits on is this package's.
     """
     count = powers_of(bits, powers)
     axes = list(range(weights.shape.rank - channel_rank))

@@ -28,8 +28,8 @@ class LBWWeightQuantizer(ProjectedWeightQuantizer):
 
     Attributes:
         bits: width, 2 to 6; 2n + 1 levels: 3, 5, 9, 17, 33.
-        mu: None for the true least-squares optimum; a number for the paper's scheme from 3 bits on, with the threshold
-            mu max|w| for the largest level (at 2 bits its solution is the optimum).
+        mu: None for the true least-squares optimum; a number for a threshold scheme after the paper from 3 bits on,
+            with the threshold mu max|w| for the largest level (at 2 bits its solution is the optimum).
         int8_exact: keeps the seven largest powers only, which INT8 holds exactly. Without it, layers of 5 and 6 bits
             whose weights use more powers are exported in float16.
         per_channel: one exponent s per output channel instead of one per tensor.

@@ -166,7 +166,7 @@ class LBWQuantizeConfig(_NamedQuantizeConfig):
     Args:
         weight_bits: width of the kernel, 2 to 6: 3, 5, 9, 17 or 33 levels.
         activation_bits: width of the inputs, 2 to 8.
-        mu: None for the least-squares optimum; a number for the paper's scheme from 3 bits on, threshold mu max|w|.
+        mu: None for the least-squares optimum; a number for the threshold mu max|w| from 3 bits on.
         relax: train with BinaryRelax; a `tfqil.callbacks.BinaryRelaxSchedule` drives it.
         int8_exact: keep the seven largest powers only, so that 5 and 6 bits fit an integer-only file.
         per_channel: one power-of-two step per output channel.

@@ -20,12 +20,13 @@ class BlendedOptimizer(_host.WrappingOptimizer):
         taken at Q(w_f); its weight decay sees the blended weights. rho = 0 is `inner`, bit for bit. Variables that no
         quantizer reads (biases, batch normalizations, intervals) are updated by `inner` alone.
     Works in graphs, compiled by XLA, and on the replicas of a `tf.distribute` strategy. It is saved and restored with
-        the model; its state is that of `inner`, so checkpoints of either load into the other.
+        the model (`.keras`, `.h5`; tf_keras keeps no optimizer state in a SavedModel). Its state is that of `inner`, so
+        checkpoints of either load into the other.
 
     Args:
         inner: a tf_keras optimizer, or the name of one. Keras itself wraps the blended one for loss scaling.
-        q_model: the quantized model that it will train; None finds the kernels when training starts, as loading a saved
-            model does.
+        q_model: the quantized model that it will train, to be checked now; which kernels are blended follows from the
+            variables of each step. None checks when training starts, as loading a saved model does.
         rho: share of the quantization in each step, in [0, 1); the authors take 1e-5.
 
     Raises:
@@ -92,10 +93,12 @@ def _require_plain_optimizer(inner: Any) -> None:
             "losses around the BlendedOptimizer by itself."
         )
     if not isinstance(inner, _host.Optimizer):
-        is_legacy = isinstance(inner, _host.keras.optimizers.legacy.Optimizer)
+        kind = "the legacy optimizer " if isinstance(inner, _host.keras.optimizers.legacy.Optimizer) else ""
+        if type(inner).__module__.partition(".")[0] == "keras":
+            kind = "the Keras 3 optimizer "
         raise TypeError(
-            f"Got {'the legacy optimizer ' if is_legacy else ''}{type(inner).__name__} to wrap, expected a tf_keras "
-            "optimizer, such as tf_keras.optimizers.SGD: pass one, or its name."
+            f"Got {kind}{type(inner).__name__} to wrap, expected a tf_keras optimizer, such as "
+            "tf_keras.optimizers.SGD: pass one, or its name."
         )
 
 

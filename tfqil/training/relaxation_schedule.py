@@ -30,11 +30,12 @@ class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
     the quantized ones: inference is always exact.
 
     Args:
-        initial: lambda of the first epoch (or step), not negative. The authors' notebook starts at 1.04, one growth in.
+        initial: lambda of the first epoch (or step), not negative; 0 trains in float until phase II. The authors'
+            notebook starts at 1.04, one growth in.
         growth: factor per epoch (or step), more than 1. The authors' end at 359; for the same end from 1, choose
             359^(1 / epochs of phase I).
         exact_from_epoch: the first epoch of phase II; 0 has no phase I. The authors: 150 of 200.
-        unit: "epoch" or "step": what `growth` is for.
+        unit: "epoch" or "step": what `growth` is for. With `steps_per_execution`, lambda moves once per execution.
 
     Raises:
         TypeError or ValueError: an argument out of its range; when training starts, a model without relaxed weights.
@@ -71,7 +72,7 @@ class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
         try:
             return self.initial * self.growth**count
         except OverflowError:
-            return math.inf
+            return math.inf if self.initial else 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks that the model has something to relax, and the schedule time to end.
