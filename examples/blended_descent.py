@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 import tfqil
 
 _OUTPUT = flags.DEFINE_string("output", "examples/output", "Folder for the files and the figure.")
-_FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 40, "Epochs of the float network.", lower_bound=1)
+_FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 30, "Epochs of the float network.", lower_bound=1)
 _EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs of each quantized network.", lower_bound=2)
 _WIDTH = flags.DEFINE_integer("width", 16, "Channels of the first block.", lower_bound=4)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights and batches.")
