@@ -11,20 +11,13 @@ from __future__ import annotations
 
 import math
 import pathlib
-import time
 
+import one_method
 import recipes
-import results
-from absl import app, flags, logging
+from absl import app
 from matplotlib.figure import Figure
 
 import tfqil
-
-_OUTPUT = flags.DEFINE_string("output", "examples/output", "Folder for the files and the figure.")
-_FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 30, "Epochs of the float network.", lower_bound=1)
-_EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs of each quantized network.", lower_bound=2)
-_WIDTH = flags.DEFINE_integer("width", 16, "Channels of the first block.", lower_bound=4)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of weights and batches.")
 
 RECIPES = (
     recipes.Recipe(name="ternary", config=tfqil.BCGDQuantizeConfig(2, 4)),
@@ -33,22 +26,10 @@ RECIPES = (
 
 
 def main(_: list[str]) -> None:
-    started = time.perf_counter()
-    logging.set_verbosity(logging.ERROR)
-    output = pathlib.Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    rows, trained = recipes.compare(
-        RECIPES, seed=_SEED.value, float_epochs=_FLOAT_EPOCHS.value, epochs=_EPOCHS.value, width=_WIDTH.value
-    )
-    results.write_files(rows, output)
-    figure = draw(trained, output / "binary_relax.png")
-    console = results.console()
-    console.print(results.table(rows))
-    console.print("One seed: differences of half a point are chance, as examples/methods.py shows over several.")
-    console.print(f"Files and figure: {output}, {figure.name}. {time.perf_counter() - started:.0f} s in all.")
+    one_method.run(RECIPES, draw, "binary_relax.png")
 
 
-def draw(trained: list[recipes.Trained], path: pathlib.Path) -> pathlib.Path:
+def draw(trained: list[recipes.Trained], path: pathlib.Path) -> None:
     """Writes three panels over the epochs: lambda, training loss, accuracy of the quantized weights."""
     figure = Figure(figsize=(12, 3.6))
     strength, loss, accuracy = figure.subplots(1, 3)
@@ -67,7 +48,6 @@ def draw(trained: list[recipes.Trained], path: pathlib.Path) -> pathlib.Path:
         panel.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
-    return path
 
 
 if __name__ == "__main__":

@@ -61,10 +61,10 @@ class BlendedOptimizer(_host.WrappingOptimizer):
             ValueError: none of the variables is a quantized kernel.
         """
         pairs = list(grads_and_vars)
-        _require_quantized_kernels([kernel for _, kernel in pairs if _host.owner(kernel) is not None])
+        kernels = [pair for pair in pairs if _host.owner(pair[1]) is not None]
+        _require_quantized_kernels(kernels)
         if self._rho:
-            kernels = [kernel for gradient, kernel in pairs if gradient is not None and _host.owner(kernel) is not None]
-            _host.update_copies(kernels, self._blend)
+            _host.update_copies([kernel for gradient, kernel in kernels if gradient is not None], self._blend)
         return self.inner.apply_gradients(pairs, *args, **kwargs)
 
     def _blend(self, kernel: Any, copy: Any) -> None:
