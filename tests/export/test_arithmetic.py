@@ -140,9 +140,11 @@ def test_xnnpack_refuses_a_file_from_the_stated_requantization_scale_on():
 
 @pytest.mark.parametrize("kernels", ["xnnpack", "builtin"])
 @pytest.mark.parametrize("fused", ["NONE", "RELU", "RELU6", "RELU_N1_TO_1"])
-@pytest.mark.parametrize("scale", [12.0, 4.0, 2.0, 2.4, 0.05, 6 / 255, 12 / 9, 0.01])
-def test_fused_range_is_what_the_outputs_reach(scale, fused, kernels):
-    output = Int8Grid(scale=scale, zero_point=-20)
+@pytest.mark.parametrize("zero_point", [-20, -21])
+# 6 lies between two steps of 12 / (2 n + 1), and 1 between two of 2 and 0.4.
+@pytest.mark.parametrize("scale", [12.0, 4.0, 2.4, 12 / 7, 12 / 9, 2.0, 0.4, 0.05, 6 / 255, 0.01])
+def test_fused_range_is_what_the_outputs_reach(scale, zero_point, fused, kernels):
+    output = Int8Grid(scale=scale, zero_point=zero_point)
     tflite = tiny.weighted(
         "FULLY_CONNECTED", np.array([[127]]), x_shape=(256, 1), y_shape=(256, 1), x_grid=(scale, 0),
         y_grid=_pair(output), scales=[1.0], bias=np.zeros(1), fused=fused,

@@ -72,8 +72,10 @@ SOFTMAX_OUTPUT = Int8Grid(scale=1 / 256, zero_point=-128)
 def fused_range(output: Int8Grid, activation: str, *, kernels: str = "xnnpack") -> tuple[int, int]:
     """Lowest and highest stored value that a fused activation leaves.
 
-    Forward: bound / scale in float32, rounded to the nearest, plus the zero point, within [-128, 127]. Ties
-    go to even in XNNPACK and away from zero in the builtin kernels.
+    Forward, each operation rounded to float32, within [-128, 127]:
+
+        xnnpack   rint(bound / scale + zero_point), ties to the even *stored* value
+        builtin   round(bound / scale) + zero_point, ties away from zero
 
     Args:
         output: grid of the output.
@@ -90,9 +92,10 @@ def fused_range(output: Int8Grid, activation: str, *, kernels: str = "xnnpack") 
     def stored(bound: float | None, limit: int) -> int:
         if bound is None:
             return limit
-        level = np.float32(bound) / np.float32(output.scale)
-        rounded = np.rint(level) if kernels == "xnnpack" else np.trunc(level + np.copysign(0.5, level))
-        return int(np.clip(float(rounded) + output.zero_point, -128, 127))
+        level, zero_point = np.float32(bound) / np.float32(output.scale), np.float32(output.zero_point)
+        if kernels == "xnnpack":
+            return int(np.clip(np.rint(level + zero_point), -128, 127))
+        return int(np.clip(np.trunc(level + np.copysign(np.float32(0.5), level)) + zero_point, -128, 127))
 
     lowest, highest = _RANGES[activation]
     return stored(lowest, -128), stored(highest, 127)
