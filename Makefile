@@ -3,6 +3,7 @@
 #   make setup                     .venv with the pinned packages of requirements.lock and tfqil in editable mode
 #   make setup PYTHON=python3.11   the same with an interpreter of your choice, 3.10 to 3.12
 #   make demo | test | check | bench
+#   make matrix                    runs the support matrix and writes docs/support.md; goes on where it stopped
 #   make clean                     removes everything that the targets above create
 
 SHELL := /bin/bash
@@ -35,7 +36,7 @@ endef
 # A stray Keras 3 setting in the caller's environment must not change what is tested.
 RUN := env TF_CPP_MIN_LOG_LEVEL=3 TF_USE_LEGACY_KERAS=1
 
-.PHONY: help python setup demo test check bench clean
+.PHONY: help python setup demo test matrix check bench clean
 
 help:
 	@sed -n 's/^#   make/  make/p' Makefile
@@ -58,8 +59,13 @@ $(STAMP): requirements.lock setup.py
 demo: $(STAMP)
 	$(RUN) $(BIN)/python examples/quickstart.py
 
+# The tests marked `matrix` are the cells of `make matrix`, hours of CPU; a few cheap cells are not marked and run here.
 test: $(STAMP)
-	$(RUN) $(BIN)/python -m pytest -n 2 --dist loadscope
+	$(RUN) $(BIN)/python -m pytest -n 2 --dist loadscope -m "not matrix"
+
+# Not part of `test`: 21 architectures, 4 configs and 3 storages are 252 cells and take hours of CPU.
+matrix: $(STAMP)
+	$(RUN) $(BIN)/python benchmarks/support.py --markdown=docs/support.md
 
 check: $(STAMP)
 	$(BIN)/ruff check .

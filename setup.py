@@ -7,6 +7,8 @@ import pathlib
 import setuptools
 
 PLOTS = ["matplotlib>=3.8"]
+# The networks and data sets that the benchmarks and tests run: tfqil itself needs neither.
+ZOO = ["keras-cv>=0.9,<1", "tensorflow-datasets>=4.9"]
 DEVELOPMENT = ["hypothesis", "import-linter>=2", "mypy", "pytest>=8", "pytest-xdist", "ruff", "scikit-learn"]
 
 setuptools.setup(
@@ -32,7 +34,7 @@ setuptools.setup(
         "numpy>=1.26",
         "rich>=13",
     ],
-    extras_require={"plots": PLOTS, "dev": sorted(DEVELOPMENT + PLOTS)},
+    extras_require={"plots": PLOTS, "zoo": ZOO, "dev": sorted(DEVELOPMENT + PLOTS + ZOO)},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

@@ -1,6 +1,10 @@
 """Bytes and latency of the exported files against float and TFMOT's own 8 bits, in one run.
 
     python benchmarks/latency.py [--networks=residual,dense] [--output=benchmarks/output/latency.json]
+    python benchmarks/latency.py --networks=resnet18,mobilenet_v2 --bits=4/8
+
+Names are those of benchmarks/networks.py or of benchmarks/architectures.py; where TFMOT refuses an architecture's
+Rescaling layer, all files are those of the network without it.
 
 The networks are quantized, calibrated and converted, not trained: size and speed do not depend on that. All files of
 a network run alternately on one thread, batch 1; the table shows medians and their ratios.
@@ -14,7 +18,9 @@ import pathlib
 import statistics
 import warnings
 
+import architectures
 import networks
+import numpy as np
 import rich.console
 import rich.table
 import tensorflow as tf
@@ -25,7 +31,7 @@ from absl import app, flags, logging
 import tfqil
 from tfqil.export import runtime
 
-_NETWORKS = flags.DEFINE_list("networks", ["residual", "dense"], "Which of residual, separable, dense, plain.")
+_NETWORKS = flags.DEFINE_list("networks", ["residual", "dense"], "Of networks.py or architectures.py.")
 _BITS = flags.DEFINE_list("bits", ["4/8", "4/4", "2/2"], "Weight and activation bits.")
 _SIZE = flags.DEFINE_integer("size", 224, "Height and width of images.", lower_bound=32)
 _REPEATS = flags.DEFINE_integer("repeats", 100, "Timed rounds.", lower_bound=1)
@@ -47,9 +53,7 @@ def main(_: list[str]) -> None:
 
 def measure(name: str) -> list[dict[str, object]]:
     """One record per file of a network."""
-    arguments = {} if name == "dense" else {"size": _SIZE.value}
-    model = networks.with_random_statistics(getattr(networks, name)(**arguments))
-    inputs = networks.smooth_images(8, model.input_shape[1:])
+    model, inputs = network(name)
     files = {"float": float_file(model), "TFMOT 8-bit": tfmot_file(model, inputs)}
     for bits in _BITS.value:
         weight_bits, activation_bits = map(int, bits.split("/"))
@@ -74,6 +78,17 @@ def measure(name: str) -> list[dict[str, object]]:
         }
         for file, tflite in files.items()
     ]
+
+
+def network(name: str) -> tuple[keras.Model, np.ndarray]:
+    """A network and the inputs that quantizers take their ranges from."""
+    if name in architectures.ARCHITECTURES:
+        comparable = f"{name}_unscaled" if f"{name}_unscaled" in architectures.ARCHITECTURES else name
+        model = architectures.build(comparable, _SIZE.value)
+        return model, architectures.images(comparable, model, 8, seed=0)
+    arguments = {} if name == "dense" else {"size": _SIZE.value}
+    model = networks.with_random_statistics(getattr(networks, name)(**arguments))
+    return model, networks.smooth_images(8, model.input_shape[1:])
 
 
 def float_file(model: keras.Model) -> bytes:
