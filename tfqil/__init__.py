@@ -14,6 +14,7 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
     from tfqil.export.inspect import inspect
     from tfqil.export.lower import deployable
     from tfqil.export.verify import verify
+    from tfqil.report.summary import summary
     from tfqil.scheme.config import BCGDQuantizeConfig, LBWQuantizeConfig, LowBitQuantizeConfig, QILQuantizeConfig
     from tfqil.scheme.report import placements
     from tfqil.scheme.saving import load_model
@@ -37,6 +38,7 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
         "placements",
         "quantize_model",
         "quantizers",
+        "summary",
         "verify",
     ]
 
