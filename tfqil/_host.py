@@ -10,15 +10,19 @@ import collections.abc
 import contextlib
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_model_optimization  # noqa: F401  (selects tf_keras as the Keras of TFMOT)
 import tf_keras as keras
+from tf_keras.src.layers.core import tf_op_layer
 
 Layer = keras.layers.Layer
 Model = keras.Model
 Callback = keras.callbacks.Callback
+# What Keras makes of calls of TensorFlow functions in a functional graph.
+_TFCall = tf_op_layer.TFOpLambda
 Optimizer = keras.optimizers.Optimizer
 
 # `.keras`, `.h5` and SavedModel all read the legacy form of a nested object; `.h5` does not read the newer one.
@@ -52,11 +56,23 @@ class Graph:
 
     def producer(self, tensor: int) -> Node:
         """The call that made a tensor."""
-        return next(node for node in self.nodes if tensor in node.outputs)
+        return self._producers[tensor]
 
     def readers(self, tensor: int) -> tuple[Node, ...]:
-        """The calls that read a tensor."""
-        return tuple(node for node in self.nodes if tensor in node.inputs)
+        """The calls that read a tensor, each once."""
+        return tuple(self._readers.get(tensor, ()))
+
+    @functools.cached_property
+    def _producers(self) -> dict[int, Node]:
+        return {tensor: node for node in self.nodes for tensor in node.outputs}
+
+    @functools.cached_property
+    def _readers(self) -> dict[int, list[Node]]:
+        readers: dict[int, list[Node]] = {}
+        for node in self.nodes:
+            for tensor in dict.fromkeys(node.inputs):
+                readers.setdefault(tensor, []).append(node)
+        return readers
 
 
 def require_functional(model: Any) -> None:
@@ -111,7 +127,7 @@ def replay(model: Any, call: Call, *, finish: collections.abc.Callable[[Any], An
         finish: takes a value that is an output of the model, returns its tensor.
 
     Returns:
-        A functional model with inputs of the same names, shapes and dtypes.
+        A functional model with inputs of the same names, shapes and dtypes, and the same structure of outputs.
     """
     graph = graph_of(model)
     tensors: dict[int, Any] = {}
@@ -122,9 +138,12 @@ def replay(model: Any, call: Call, *, finish: collections.abc.Callable[[Any], An
             new = call(node, [arriving])
         else:
             new = call(node, [tensors[number] for number in node.inputs])
-        tensors.update(zip(node.outputs, new if isinstance(new, (list, tuple)) else [new], strict=True))
+        tensors.update(zip(node.outputs, as_list(new), strict=True))
+    arriving = [inputs[number] for number in graph.inputs]
     outputs = [finish(tensors[number]) for number in graph.outputs]
-    return keras.Model(_structured([inputs[number] for number in graph.inputs]), _structured(outputs), name=model.name)
+    return keras.Model(
+        _structured(model._nested_inputs, arriving), _structured(model._nested_outputs, outputs), name=model.name
+    )
 
 
 def evaluate(model: Any, inputs: list[Any], call: Call) -> list[Any]:
@@ -137,7 +156,7 @@ def evaluate(model: Any, inputs: list[Any], call: Call) -> list[Any]:
     for node in graph.nodes:
         if not node.keras_node.is_input:
             outputs = call(node, [tensors[number] for number in node.inputs])
-            tensors.update(zip(node.outputs, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
+            tensors.update(zip(node.outputs, as_list(outputs), strict=True))
     return [tensors[number] for number in graph.outputs]
 
 
@@ -146,17 +165,73 @@ def _same_input(layer: Any) -> Any:
     return keras.Input(batch_shape=shape, dtype=layer.dtype, name=layer.name)
 
 
-def _structured(tensors: list[Any]) -> Any:
-    return tensors[0] if len(tensors) == 1 else tensors
+def as_list(value: Any) -> list[Any]:
+    """A value alone, or the values of any structure in the order of `tf.nest`."""
+    if isinstance(value, (list, tuple, dict)):
+        return tf.nest.flatten(value)  # type: ignore[no-any-return]
+    return [value]
 
 
-def run_as_before(node: Node, layer: Any, tensors: list[Any]) -> Any:
-    """Calls a layer on new tensors with the arguments that it had in a node."""
+def _structured(structure: Any, tensors: list[Any]) -> Any:
+    """The tensors in the structure of others; a list of one alone, as Keras returns it."""
+    if len(tensors) == 1 and not isinstance(structure, dict):
+        return tensors[0]
+    return tf.nest.pack_sequence_as(structure, tensors)
+
+
+def arguments_of(node: Node, tensors: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that a layer had in a node, with new tensors."""
     queues: dict[str, list[Any]] = {}  # A layer may read a tensor more than once; Keras takes one entry for each time.
     for old, new in zip(node.keras_node.flat_input_ids, tensors, strict=True):
         queues.setdefault(str(old), []).append(new)
     arguments, keywords = node.keras_node.map_arguments(queues)
+    return tuple(arguments), keywords
+
+
+def run_as_before(node: Node, layer: Any, tensors: list[Any]) -> Any:
+    """Calls a layer on new tensors with the arguments that it had in a node."""
+    arguments, keywords = arguments_of(node, tensors)
     return layer(*arguments, **keywords)
+
+
+def keyword(node: Node, name: str, default: Any) -> Any:
+    """The value of a keyword argument in a call of a functional graph."""
+    return node.keras_node.call_kwargs.get(name, default)
+
+
+def is_symbolic(value: Any) -> bool:
+    """Whether a value is a tensor of a functional graph."""
+    return tf.is_tensor(value) and bool(keras.backend.is_keras_tensor(value))
+
+
+def is_floating(node: Node) -> bool:
+    """Whether the outputs of a node are floats."""
+    return all(tensor.dtype.is_floating for tensor in tf.nest.flatten(node.keras_node.outputs))
+
+
+def is_inferring_shapes() -> bool:
+    """Whether Keras calls a layer only to see the shape of its output, in a graph that it throws away."""
+    return not tf.executing_eagerly() and tf.compat.v1.get_default_graph().name.endswith("_scratch_graph")
+
+
+def is_recurrent(layer: Any) -> bool:
+    """Whether a layer loops over time."""
+    return isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional))
+
+
+def is_model(layer: Any) -> bool:
+    """Whether a layer is a functional or Sequential model."""
+    return isinstance(layer, keras.Model) and bool(getattr(layer, "_is_graph_network", False))
+
+
+def inputs_in_order(model: Any, arguments: tuple[Any, ...]) -> list[Any]:
+    """What a model is called on, in the order of its inputs."""
+    return list(model._flatten_to_reference_inputs(arguments[0]))
+
+
+def function_of(layer: Any) -> str | None:
+    """The name of the TensorFlow function that a layer of a plain call stands for, as in "nn.relu"; None without."""
+    return str(layer.get_config()["function"]) if isinstance(layer, _TFCall) else None
 
 
 def unannotated(layer: Any) -> Any:
@@ -164,12 +239,28 @@ def unannotated(layer: Any) -> Any:
     return layer.layer if type(layer).__name__ == "QuantizeAnnotate" else layer
 
 
-def layers_before(layer: Any) -> list[Any]:
-    """The layers whose outputs the latest call of a layer in a functional graph reads; [] outside one."""
-    if not layer.inbound_nodes:
-        return []
-    inbound = layer.inbound_nodes[-1].inbound_layers
-    return inbound if isinstance(inbound, list) else [inbound]
+def annotated_config(layer: Any) -> Any:
+    """The config of TFMOT's `quantize_annotate_layer`; None without one."""
+    return layer.quantize_config if type(layer).__name__ == "QuantizeAnnotate" else None
+
+
+def latest_node(layer: Any, **keywords: Any) -> Any:
+    """The latest call of a layer in a functional graph with the given keywords; None without one."""
+    for node in reversed(layer.inbound_nodes):
+        if all(node.call_kwargs.get(name) == value for name, value in keywords.items()):
+            return node
+    return None
+
+
+def producer_of(tensor: Any) -> Any:
+    """The call that made a tensor of a functional graph."""
+    history = tensor._keras_history
+    return history.layer.inbound_nodes[history.node_index]
+
+
+def nodes_before(node: Any) -> list[Any]:
+    """The calls whose outputs a call in a functional graph reads."""
+    return list(node.parent_nodes)
 
 
 def set_owner(variable: Any, layer: Any) -> None:
@@ -185,6 +276,16 @@ def owner(variable: Any) -> Any:
     return getattr(variable, "tfqil_owner", None)
 
 
+def set_note(model: Any, name: str, value: Any) -> None:
+    """Keeps a value with a model in this process; files do not hold it."""
+    vars(model)[f"_tfqil_{name}"] = value
+
+
+def note(model: Any, name: str, default: Any) -> Any:
+    """The value that `set_note` kept with a model."""
+    return vars(model).get(f"_tfqil_{name}", default)
+
+
 def update_copies(variables: collections.abc.Sequence[Any], update: collections.abc.Callable[[Any, Any], None]) -> None:
     """Calls update(variable, copy) for the copy of each variable on each device; works inside a training step."""
 
@@ -198,19 +299,52 @@ def update_copies(variables: collections.abc.Sequence[Any], update: collections.
 def channel_shape(layer: Any, kernel_shape: collections.abc.Sequence[int]) -> tuple[int, ...]:
     """The trailing part of a kernel's shape that numbers its output channels.
 
-    (O,) for (kh, kw, I, O) and (I, O); (C, M) for the depthwise kernel (kh, kw, C, M).
+    (O,) for (kh, kw, I, O) and (I, O); (C, M) for the depthwise kernel (kh, kw, C, M). Of a transposed convolution
+    it is that of the kernel with its channels last.
     """
+    if is_transposed(layer):
+        return (int(kernel_shape[-2]),)
     trailing = 2 if isinstance(layer, keras.layers.DepthwiseConv2D) else 1
     return tuple(int(size) for size in kernel_shape[-trailing:])
 
 
 def kernel_name(layer: Any) -> str | None:
-    """The attribute that holds the kernel of a layer that multiplies by one; None for other layers."""
+    """The attribute that holds what a layer multiplies by: its kernel, or a PReLU's slopes; None for other layers."""
     if type(layer) is keras.layers.DepthwiseConv2D:
         return "depthwise_kernel"
-    if type(layer) in (keras.layers.Conv2D, keras.layers.Dense):
+    if type(layer) is keras.layers.PReLU:
+        return "alpha"
+    if type(layer) in (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv2DTranspose, keras.layers.Dense):
         return "kernel"
     return None
+
+
+def is_wrapped_kernel(layer: Any) -> bool:
+    """Whether a layer is a wrapper that quantizes the kernel of one that multiplies by it."""
+    return hasattr(layer, "weight_quantizer") and hasattr(layer.layer, "use_bias")
+
+
+def is_transposed(layer: Any) -> bool:
+    """Whether the kernel of a layer has its output channels before its input channels: (kh, kw, O, I)."""
+    return isinstance(layer, keras.layers.Conv2DTranspose)
+
+
+def with_channels_last(layer: Any, kernel: Any) -> Any:
+    """A kernel of a layer with its output channels on the last axes; given such a one, the kernel again."""
+    return tf.transpose(kernel, [0, 1, 3, 2]) if is_transposed(layer) else kernel
+
+
+def multiplications(wrapper: Any) -> int | None:
+    """How many products with its kernel a wrapped layer computes for one example; None if a size is open.
+
+    The weights of the kernel, once for each position of the output (of the input, if the convolution is transposed).
+    """
+    layer, node = wrapper.layer, latest_node(wrapper)
+    if node is None or kernel_name(layer) == "alpha":
+        return None
+    shape = (node.input_shapes if is_transposed(layer) else node.output_shapes)[1:-1]
+    kernel = getattr(layer, str(kernel_name(layer))).shape.num_elements()
+    return None if None in shape else int(kernel) * math.prod(shape)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def test_a_path_is_written_with_what_is_returned_and_nothing_else(small_model, t
 def test_an_existing_path_is_refused_before_any_work_and_untouched(small_model, tmp_path, monkeypatch):
     path = tmp_path / "old.tflite"
     path.write_bytes(b"precious")
-    monkeypatch.setattr(module, "deployable", lambda _: pytest.fail("work was done"))
+    monkeypatch.setattr(module, "Lowering", lambda _: pytest.fail("work was done"))
     with pytest.raises(FileExistsError, match="Got the existing path .*old.tflite'.*remove the file first"):
         tfqil.convert(small_model, path=str(path))
     assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
@@ -64,7 +64,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(small_model, tmp_path, mo
 
 
 def test_a_missing_folder_is_refused_before_any_work(small_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "deployable", lambda _: pytest.fail("work was done"))
+    monkeypatch.setattr(module, "Lowering", lambda _: pytest.fail("work was done"))
     with pytest.raises(OSError, match="nowhere"):
         tfqil.convert(small_model, path=tmp_path / "nowhere" / "new.tflite")
 

@@ -177,11 +177,11 @@ def test_normalized_and_scaled_outputs_differ_by_the_scale_only(values, interval
 def test_every_code_times_the_step_is_the_output_and_comes_from_its_own_value(bits):
     center = half_width = tf.constant(0.4371)
     codes = np.arange(-weight_levels(bits), weight_levels(bits) + 1, dtype=np.float32)
-    step = np.float32((center + half_width) / weight_levels(bits))
+    step = np.float32(center + half_width) * np.float32(1 / weight_levels(bits))
     outputs = qil.quantize_weights(codes * step, center, half_width, bits=bits).numpy()
     np.testing.assert_array_equal(outputs, codes * step)
     codes = np.arange(activation_levels(bits) + 1, dtype=np.float32)
-    step = np.float32(2 * half_width / activation_levels(bits))
+    step = np.float32(2 * half_width) * np.float32(1 / activation_levels(bits))
     outputs = qil.quantize_activations(codes * step, center, half_width, bits=bits).numpy()
     np.testing.assert_array_equal(outputs, codes * step)
 

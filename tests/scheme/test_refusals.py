@@ -1,6 +1,12 @@
-"""What cannot be exported is refused by name when the model is quantized, before anybody trains it."""
+"""What has no integer arithmetic stays in float by name; what makes no sense is refused before anybody trains it."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
@@ -9,32 +15,103 @@ import tfqil
 layers = keras.layers
 qat = tfmot.quantization.keras
 
-REFUSED = {
-    "an inline activation": (lambda: layers.Conv2D(4, 3, activation="gelu", name="odd"), "activation 'gelu'"),
-    "a pooling window over the border": (lambda: layers.AveragePooling2D(3, 2, "same", name="odd"), "over the border"),
-    "two strides of a pooling": (lambda: layers.AveragePooling2D(2, (2, 1), name="odd"), "two different strides"),
-    "a dilated depthwise kernel": (lambda: layers.DepthwiseConv2D(3, dilation_rate=2, name="odd"), "dilation_rate"),
-    "groups": (lambda: layers.Conv2D(4, 3, groups=2, name="odd"), "groups=2"),
-    "a leaky ReLU": (lambda: layers.LeakyReLU(name="odd"), "LeakyReLU"),
-    "a ReLU with another ceiling": (lambda: layers.ReLU(3.0, name="odd"), "ReLU"),
-    "another axis of a batch norm": (lambda: layers.BatchNormalization(axis=1, name="odd"), "BatchNormalization"),
+
+class Scale(layers.Layer):
+    """A custom layer with weights of its own."""
+
+    def build(self, input_shape):
+        self.factor = self.add_weight(name="factor", shape=input_shape[-1:], initializer="ones")
+        super().build(input_shape)
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+IN_FLOAT = {
+    "an inline activation": (lambda: layers.Conv2D(4, 3, activation="elu", name="odd"), "activation 'elu'"),
+    "a ReLU with a threshold": (lambda: layers.ReLU(threshold=1.0, name="odd"), "ReLU has no integer arithmetic"),
+    "another axis of a batch norm": (lambda: layers.BatchNormalization(axis=1, name="odd"), "another axis"),
+    "a Lambda": (lambda: layers.Lambda(tf.abs, name="odd"), "a Lambda layer may compute anything"),
+    "a custom layer": (lambda: Scale(name="odd"), "Scale is a custom layer"),
+    "a recurrent layer": (lambda: layers.ConvLSTM2D(2, 3, name="odd"), "ConvLSTM2D is recurrent"),
+    "layer normalization": (lambda: layers.LayerNormalization(name="odd"), "LayerNormalization has no integer"),
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_a_layer_that_cannot_be_exported_is_named(what):
-    build, reason = REFUSED[what]
-    model = keras.Sequential([keras.Input((9, 9, 4)), layers.Conv2D(4, 3), build(), layers.Conv2D(2, 3)])
-    with pytest.raises(ValueError, match="Got layers that tfqil cannot quantize: 'odd'") as error:
-        tfqil.quantize_model(model, tfqil.QILQuantizeConfig(4, 8))
-    assert reason in str(error.value)
-    assert "\n" not in str(error.value)
+def model_with(layer: Any) -> Any:
+    inputs = keras.Input((9, 9, 4))
+    x = layers.Conv2D(4, 3, name="before")(inputs)
+    if isinstance(layer, layers.ConvLSTM2D):
+        x = layers.Reshape((1, 7, 7, 4))(x)
+    return keras.Model(inputs, layers.Conv2D(2, 3, name="behind")(layer(x)))
 
 
-def test_integer_inputs_are_refused():
-    model = keras.Sequential([keras.Input((9, 9, 4), dtype="uint8", name="pixels"), layers.Flatten(), layers.Dense(2)])
-    with pytest.raises(ValueError, match="'pixels' \\(input of dtype uint8\\)"):
-        tfqil.quantize_model(model, tfqil.QILQuantizeConfig(4, 8))
+@pytest.mark.parametrize("what", IN_FLOAT)
+def test_a_layer_without_integer_arithmetic_stays_in_float_with_a_reason(what):
+    build, reason = IN_FLOAT[what]
+    q_model = tfqil.quantize_model(model_with(build()), tfqil.QILQuantizeConfig(4, 8))
+    rows = {row.layer: row for row in tfqil.placements(q_model)}
+    (row,) = [row for name, row in rows.items() if name.startswith("odd") and row.role == "float"]
+    assert reason in row.reason and row.bits is None
+    assert rows["before"].bits == rows["behind"].bits == 8, "the rest is quantized"
+
+
+@pytest.mark.parametrize("what", IN_FLOAT)
+def test_require_integer_only_names_it_in_one_sentence(what):
+    build, reason = IN_FLOAT[what]
+    scheme = tfqil.LowBitScheme(tfqil.QILQuantizeConfig(4, 8), require_integer_only=True)
+    with pytest.raises(ValueError, match="Got layers that have no integer arithmetic: 'odd") as error:
+        tfqil.quantize_model(model_with(build()), scheme)
+    assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_all_of_them_are_named_at_once():
+    inputs = keras.Input((9, 9, 4))
+    x = layers.Lambda(tf.abs, name="one")(layers.Conv2D(4, 3)(inputs))
+    model = keras.Model(inputs, layers.Conv2D(2, 3)(layers.Activation("softplus", name="two")(x)))
+    scheme = tfqil.LowBitScheme(tfqil.QILQuantizeConfig(4, 8), require_integer_only=True)
+    with pytest.raises(ValueError, match=r"'one' \(a Lambda .*\), 'two' \(activation 'softplus'"):
+        tfqil.quantize_model(model, scheme)
+    q_model = tfqil.calibrate(tfqil.quantize_model(model, scheme.config), np.ones((4, 9, 9, 4), np.float32))
+    with pytest.raises(ValueError, match=r"'one' \(a Lambda .*\), 'two' .*expected none with require_integer_only"):
+        tfqil.convert(q_model, require_integer_only=True)
+
+
+def test_channels_first_stays_in_float():
+    model = keras.Sequential([
+        keras.Input((3, 9, 9)), layers.MaxPooling2D(data_format="channels_first", name="first"), layers.Flatten(),
+        layers.Dense(2),
+    ])  # fmt: skip
+    q_model = tfqil.quantize_model(model, tfqil.QILQuantizeConfig(4, 8))
+    assert "data_format='channels_first'" in tfqil.placements(q_model)["first"].reason
+
+
+def test_integer_inputs_go_to_float_layers_unchanged():
+    model = keras.Sequential([
+        keras.Input((5,), dtype="int32", name="words"), layers.Embedding(20, 8, name="table"), layers.Flatten(),
+        layers.Dense(6, activation="relu"), layers.Dense(2),
+    ])  # fmt: skip
+    q_model = tfqil.quantize_model(model, tfqil.QILQuantizeConfig(4, 8))
+    words = np.random.default_rng(0).integers(0, 20, (16, 5)).astype(np.int32)
+    tfqil.calibrate(q_model, words)
+    assert np.abs(q_model(words) - model(words)).max() < 0.1 * np.abs(model(words)).max()
+    assert tfqil.placements(q_model)["table"].role == "float"
+
+
+def test_a_rule_that_matches_nothing_is_reported():
+    scheme = tfqil.LowBitScheme(
+        tfqil.QILQuantizeConfig(4, 8),
+        rules={"bef*": tfqil.QILQuantizeConfig(2, 2), "nobody": tfqil.QILQuantizeConfig()},
+    )
+    q_model = tfqil.quantize_model(model_with(layers.ReLU()), scheme)
+    report = tfqil.placements(q_model)
+    assert report["before"].bits == 2 and report.unmatched_rules == ("nobody",)
+    assert "'nobody'" in str(report) and "before" in str(report)
+
+
+def test_a_rule_is_a_config():
+    with pytest.raises(TypeError, match=r"Got 4 in rules\['a'\], expected a LowBitQuantizeConfig"):
+        tfqil.LowBitScheme(tfqil.QILQuantizeConfig(), rules={"a": 4})
 
 
 def test_a_partly_annotated_model_is_refused():

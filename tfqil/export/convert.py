@@ -14,13 +14,14 @@ from tfqil import _host
 from tfqil.export.float_constants import is_exact_in_float16
 from tfqil.export.float_layers import FloatLinear
 from tfqil.export.freeze import require_calibrated, require_quantized
-from tfqil.export.inspect import inspect
+from tfqil.export.inspect import FileReport, inspect
 from tfqil.export.layers import IntegerLayer, IntegerQuantize
-from tfqil.export.lower import deployable
+from tfqil.export.lower import Lowering
 from tfqil.export.pack import STORAGES, pack
 from tfqil.export.signature import order_like
-from tfqil.export.verify import LARGEST_MEAN_LSB, verify
+from tfqil.export.verify import LARGEST_MEAN_LSB, builtin_layers, compare, lowering_for
 from tfqil.scheme.kinds import Kind, kind_of
+from tfqil.scheme.report import float_layers, require_no_float_layers
 
 # Random examples of the check that every written file passes; few, since the rounding of each output is a test.
 _CHECKED_EXAMPLES = 4
@@ -34,6 +35,7 @@ def convert(
     *,
     path: str | os.PathLike[str] | None = None,
     allow_float: bool = False,
+    require_integer_only: bool = False,
     check: bool = True,
 ) -> bytes:
     """Converts a quantized model to a LiteRT file whose integers are the trained ones.
@@ -46,7 +48,9 @@ def convert(
         path: writes the file there too; it must not exist yet.
         allow_float: return a file in which some operators compute in float: layers that `edge_bits=None` leaves in
             float, and layers whose integers do not fit INT8, such as powers of two over more than seven octaves. The
-            kernels of the latter are FLOAT16 constants that hold the trained values exactly.
+            kernels of the latter are FLOAT16 constants that hold the trained values exactly. Layers whose arithmetic is
+            not known, which `quantize_model` named when it left them in float, need no permission.
+        require_integer_only: refuse a model with such layers too.
         check: run the file once on random inputs: it must equal `deployable(q_model)` bit for bit, and be at most
             `verify.LARGEST_MEAN_LSB` steps from `q_model` on average. Where some operators compute in float, which may
             add in another order, only the latter; nothing is run if an input or output is on no grid.
@@ -66,14 +70,13 @@ def convert(
     require_calibrated(q_model)
     if path is not None:
         _require_new_path(pathlib.Path(path))
-    plain = deployable(q_model)
+    if require_integer_only:
+        require_no_float_layers(q_model)
+    allow_float = allow_float or bool(float_layers(q_model))
+    lowering = Lowering(q_model)
+    plain = lowering.model()
     _require_exact_weights(plain, allow_float=allow_float)
-    converter = tf.lite.TFLiteConverter.from_keras_model(plain)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    with warnings.catch_warnings():
-        # The fake quantizations hold the statistics that the converter misses.
-        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
-        converted = converter.convert()
+    converted = _converted(plain)
     tflite = pack(order_like(converted, plain.input_names, plain.output_names), storage)
     report = inspect(tflite)
     if not report.integer_only and not allow_float:
@@ -84,10 +87,39 @@ def convert(
             "quantizers (edge_bits=8), or pass allow_float=True."
         )
     if check and (report.integer_only or _is_on_grids(plain)):
-        _require_equal(q_model, tflite, _random_inputs(plain), in_integers=report.integer_only)
+        inputs = _random_inputs(plain)
+        if builtin_layers(q_model, report):
+            lowering = lowering_for(q_model, report)
+            plain = lowering.model()
+        _require_equal(q_model, lowering, plain, tflite, report, inputs)
     if path is not None:
         _write(tflite, pathlib.Path(path))
     return tflite
+
+
+def _converted(plain: Any) -> bytes:
+    """What TFLiteConverter writes of a deployable model."""
+    # The loops of recurrent layers need a known batch size.
+    batch = 1 if any(map(_host.is_recurrent, plain.layers)) else None
+
+    def run(*inputs: Any) -> dict[str, Any]:
+        return dict(zip(plain.output_names, _host.as_list(plain(list(inputs), training=False)), strict=True))
+
+    signature = [
+        tf.TensorSpec((batch, *tensor.shape[1:]), tensor.dtype, name=name)
+        for tensor, name in zip(plain.inputs, plain.input_names, strict=True)
+    ]
+    # A module with the variables alone: a Keras model is traced several times over before it is converted.
+    module = tf.Module()
+    module.variables_of_float_layers = plain.variables
+    function = tf.function(run, autograph=False).get_concrete_function(*signature)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    with warnings.catch_warnings():
+        # The fake quantizations hold the statistics that the converter misses.
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
+        content: bytes = converter.convert()
+    return content
 
 
 def _require_exact_weights(plain: Any, *, allow_float: bool) -> None:
@@ -116,24 +148,27 @@ def _is_on_grids(plain: Any) -> bool:
     """Whether every input and output of a deployable model is on a grid."""
     quantized = {id(layer.input) for layer in plain.layers if isinstance(layer, IntegerQuantize)}
     inputs = all(id(tensor) in quantized for tensor in plain.inputs)
-    return inputs and all(_has_grid(plain.get_layer(name)) for name in plain.output_names)
+    return inputs and all(_has_grid(_host.producer_of(tensor)) for tensor in plain.outputs)
 
 
-def _has_grid(layer: Any) -> bool:
-    """Whether the output of a layer is on a grid, perhaps behind layers that keep values."""
-    if isinstance(layer, IntegerLayer):
+def _has_grid(node: Any) -> bool:
+    """Whether the output of a call is on a grid, perhaps behind layers that keep values."""
+    if isinstance(node.layer, IntegerLayer):
         return True
-    return kind_of(layer) in (Kind.KEEP, Kind.CONCATENATE) and all(map(_has_grid, _host.layers_before(layer)))
+    keeps = kind_of(node.layer) in (Kind.KEEP, Kind.CONCATENATE)
+    return keeps and all(map(_has_grid, _host.nodes_before(node)))
 
 
-def _require_equal(q_model: Any, tflite: bytes, inputs: list[np.ndarray], *, in_integers: bool) -> None:
-    report = verify(q_model, tflite, inputs)
+def _require_equal(
+    q_model: Any, lowering: Lowering, plain: Any, tflite: bytes, file: FileReport, inputs: list[np.ndarray]
+) -> None:
+    report = compare(q_model, lowering, plain, tflite, file, inputs)
     if report.different_weights:
         raise RuntimeError(
             f"Got other integers or scales in the file than were trained ({', '.join(report.different_weights)}), "
             "expected the same: please report this model; check=False returns the file all the same."
         )
-    if in_integers and report.differing_from_deployable:
+    if file.integer_only and report.differing_from_deployable:
         raise RuntimeError(
             f"Got {report.differing_from_deployable} of {report.outputs} outputs of the file that differ from the "
             "model's integer arithmetic, expected 0: the runtime's kernels may round in another way on this machine; "

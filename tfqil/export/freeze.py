@@ -16,7 +16,8 @@ def freeze(q_model: Any) -> dict[str, WeightGrid]:
         q_model: a model from `quantize_model` or `quantize_apply` with a `LowBitScheme`.
 
     Returns:
-        {layer name in the float model: grid}. Codes have the shape of the kernel; where an exporter folds a batch
+        {layer name in the float model: grid}. Codes have the shape of the kernel, its output channels last (of a
+        Conv2DTranspose (kh, kw, I, O)); where an exporter folds a batch
         normalization with a negative gamma into a channel, the file holds that channel's codes with opposite sign.
 
     Raises:
@@ -39,9 +40,7 @@ def require_quantized(q_model: Any) -> None:
 def require_calibrated(q_model: Any) -> None:
     """Raises one sentence that names the tensors whose grids no data have set."""
     missing = [
-        layer.name
-        for layer in q_model.layers
-        if isinstance(layer, QuantizeActivation) and not layer.quantizer.is_initialized(layer.quantizer_variables)
+        layer.name for layer in q_model.layers if isinstance(layer, QuantizeActivation) and not layer.is_initialized()
     ]
     if missing:
         raise ValueError(

@@ -20,9 +20,12 @@ from tfqil.export import arithmetic, flatbuffer, runtime
 from tfqil.export.leftovers import float_leftovers
 
 # Operators whose second input is a weight tensor.
-_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "PRELU", "TRANSPOSE_CONV")
 # Operators that move values without computing any: the levels of their input are those of their output.
-_MOVING = ("RESHAPE", "MAX_POOL_2D", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "STRIDED_SLICE", "SLICE")
+_MOVING = (
+    "DEPTH_TO_SPACE", "EXPAND_DIMS", "MAX_POOL_2D", "PAD", "REDUCE_MAX", "RESHAPE", "RESIZE_NEAREST_NEIGHBOR", "SLICE",
+    "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,8 +140,8 @@ def read_weights(
 
     Convolutions give (kh, kw, inputs, outputs), depthwise ones (kh, kw, channels * multiplier), transposed
     ones (kh, kw, outputs, inputs), dense layers and 1x1 convolutions stored as FULLY_CONNECTED (inputs,
-    outputs). The scales are float32, one per output channel or a single one. Float weights are left out; of
-    tensors with the same name, the second is called "name#2" and so on.
+    outputs), PReLUs (..., channels). The scales are float32, one per output channel or a single one. Float weights are
+    left out; of tensors with the same name, the second is called "name#2" and so on.
 
     Raises:
         ValueError: no file at that path, or no whole .tflite file.
@@ -210,7 +213,7 @@ def _kernels(model: Any) -> Iterator[tuple[Any, NDArray]]:
             values = values[0]
         elif operator == "TRANSPOSE_CONV":
             values = values.transpose(1, 2, 0, 3)
-        else:
+        elif operator != "PRELU":  # Slopes have their channels last.
             values = np.moveaxis(values, 0, -1)
         yield tensor, np.ascontiguousarray(values)
 
@@ -314,8 +317,9 @@ def _levels(model: Any, graph: Any, node: Any, output: int, known: dict[int, int
     if fused in ("relu", "relu6", "relu_n1_to_1"):
         low, high = arithmetic.fused_range(arithmetic.Int8Grid(scale=grid[0], zero_point=grid[1]), fused)
         return high - low + 1
-    source = int(node.inputs[0]) if len(flatbuffer.items(node.inputs)) else -1
-    moved = flatbuffer.operator_name(model, node) in _MOVING and source >= 0 and _grid(graph.tensors[source]) == grid
+    operator, operands = flatbuffer.operator_name(model, node), [int(index) for index in flatbuffer.items(node.inputs)]
+    source = operands[1 if operator == "SPLIT" else 0] if operands else -1  # The first operand of SPLIT is the axis.
+    moved = operator in _MOVING and source >= 0 and _grid(graph.tensors[source]) == grid
     return known.get(source) if moved else None
 
 

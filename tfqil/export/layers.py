@@ -17,12 +17,16 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfqil import _host
-from tfqil.export import arithmetic, arithmetic_tables
+from tfqil.export import arithmetic, arithmetic_elementwise, arithmetic_tables
 from tfqil.export.arithmetic import Int8Grid
 from tfqil.export.grids import fake_quant_range, weight_range
+from tfqil.numerics.storable import storable
+from tfqil.scheme import inference
 
 # Sums of products of integers below this are exact in float32, in any order.
 _EXACT_IN_FLOAT32 = 2**24
+# How far twins are apart, as a share of their weights: a code of 127 stays within half a step up to the 258th twin.
+_TWIN_DISTANCE = 2.0**-16
 
 _LOOKUPS: dict[str, tuple[Callable[..., NDArray[np.int32]], Callable[..., tf.Tensor]]] = {
     "sigmoid": (arithmetic_tables.logistic, tf.sigmoid),
@@ -54,13 +58,23 @@ class IntegerLayer(_host.Layer, abc.ABC):  # type: ignore[misc, name-defined]
 
     def call(self, inputs: Any) -> tf.Tensor:
         """The output on its grid."""
+        return self._computed(inputs)
+
+    @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and looking for it takes long.
+    def _computed(self, inputs: Any) -> tf.Tensor:
         if tf.executing_eagerly():
             values = (self.integers(inputs) - self.grid.zero_point).astype(np.float32) * np.float32(self.grid.scale)
             return tf.constant(values)
+        if _host.is_inferring_shapes():
+            return self.shaped(self.shapes(inputs), inputs)
         outputs = self.floats(inputs)
         if self.activation != "none":
             outputs = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[self.activation](outputs)
         return self.shaped(self.on_grid(outputs), inputs)
+
+    def shapes(self, inputs: Any) -> tf.Tensor:
+        """Something of the shape of what `floats` returns."""
+        return self.floats(inputs)
 
     def on_grid(self, outputs: tf.Tensor) -> tf.Tensor:
         """The traced output behind the fake quantization that carries its grid."""
@@ -102,6 +116,14 @@ class IntegerQuantize(IntegerLayer):
         return inputs
 
 
+class Dequantize(_host.Layer):  # type: ignore[misc, name-defined]
+    """Leaves a grid: what reads the output computes in float (DEQUANTIZE)."""
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """The input, in sight of which no converter computes on integers."""
+        return inputs if tf.executing_eagerly() else kept_in_float(inputs)
+
+
 class IntegerLinear(IntegerLayer):
     """A convolution, depthwise convolution or dense layer on integers.
 
@@ -111,9 +133,16 @@ class IntegerLinear(IntegerLayer):
         steps: their step per output channel, (O,) or (C * M,).
         bias_codes: integers of the bias in units of input step * step, (O,).
         input_grid: grid of the input.
-        strides, padding, dilations: of the convolution; padding "same" or "valid".
+        strides, padding, dilations: of the convolution; padding "same", "valid" or, in one dimension, "causal".
+        one_dimensional: inputs and outputs are (N, W, C), and the kernel is of height 1.
         kernels: which kernels run it: "xnnpack", or "builtin" where XNNPACK refuses.
+
+    Attributes:
+        twin: the how manieth layer with the same codes and steps it is. Of equal kernels the converter makes one before
+            it quantizes it, and then on a grid of its own.
     """
+
+    twin = 0
 
     def __init__(
         self,
@@ -126,15 +155,24 @@ class IntegerLinear(IntegerLayer):
         strides: Sequence[int] = (1, 1),
         padding: str = "valid",
         dilations: Sequence[int] = (1, 1),
+        one_dimensional: bool = False,
         kernels: str = "xnnpack",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.operator, self.kernels, self.input_grid = operator, kernels, input_grid
         self.codes, self.steps, self.bias_codes = codes, steps, bias_codes
+        self._one_dimensional = one_dimensional
         self._apply = functools.partial(
             multiply, operator=operator, strides=strides, padding=padding, dilations=dilations
         )
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """The output on its grid."""
+        if not self._one_dimensional:
+            return super().call(inputs)
+        outputs = super().call(tf.reshape(inputs, [-1, 1, *inputs.shape[1:]]))
+        return tf.reshape(outputs, [-1, *outputs.shape[2:]])
 
     def integers(self, inputs: Any) -> NDArray[np.int32]:
         """The runtime's accumulator, exact, and its requantization."""
@@ -159,7 +197,11 @@ class IntegerLinear(IntegerLayer):
         flat = codes.reshape(*codes.shape[:2], -1) if self.operator == "depthwise" else codes
         low, high = weight_range(self.steps)
         kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
-            (flat * self.steps).astype(np.float32), low, high, num_bits=8, narrow_range=True
+            (flat * (self.steps * np.float32(1 + self.twin * _TWIN_DISTANCE))).astype(np.float32),
+            low,
+            high,
+            num_bits=8,
+            narrow_range=True,
         )
         if self.operator == "depthwise":
             kernel = tf.reshape(kernel, codes.shape)  # The converter does not follow tf.expand_dims here.
@@ -170,6 +212,13 @@ class IntegerLinear(IntegerLayer):
         else:
             outputs = self._apply(inputs, kernel)
         return outputs + bias.astype(np.float32)
+
+    def shapes(self, inputs: Any) -> tf.Tensor:
+        """The output for a kernel of zeros, which is no large constant."""
+        kernel = tf.zeros(self.codes.shape)
+        if self.operator == "dense":
+            return tf.zeros([tf.shape(inputs)[0], 1, 1, self.codes.shape[1]])
+        return self._apply(inputs, kernel)
 
     def shaped(self, outputs: tf.Tensor, inputs: Any) -> tf.Tensor:
         """Dense layers come back from the shape of a 1x1 convolution."""
@@ -185,48 +234,69 @@ class IntegerLinear(IntegerLayer):
 
 
 class IntegerAdd(IntegerLayer):
-    """Adds two tensors, each on its own grid (ADD)."""
+    """Adds two tensors, each on its own grid, or subtracts the second one (ADD, SUB)."""
+
+    def __init__(self, *, input_grids: Sequence[Int8Grid], subtracts: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._input_grids = tuple(input_grids)
+        self._subtracts = subtracts
+
+    def integers(self, inputs: Any) -> NDArray[np.int32]:
+        """The runtime's fixed-point sum."""
+        formula = arithmetic.subtract if self._subtracts else arithmetic.add
+        return formula(*_operands(inputs, self._input_grids), self.grid, *self.bounds)
+
+    def floats(self, inputs: Any) -> tf.Tensor:
+        """The sum."""
+        return inputs[0] - inputs[1] if self._subtracts else inputs[0] + inputs[1]
+
+
+class IntegerMultiply(IntegerLayer):
+    """Multiplies two tensors, each on its own grid (MUL)."""
 
     def __init__(self, *, input_grids: Sequence[Int8Grid], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._input_grids = tuple(input_grids)
 
     def integers(self, inputs: Any) -> NDArray[np.int32]:
-        """The runtime's fixed-point sum."""
-        (first, first_grid), (second, second_grid) = zip(inputs, self._input_grids, strict=True)
-        a, b = stored(first, first_grid), stored(second, second_grid)
-        return arithmetic.add(a, first_grid, b, second_grid, self.grid, *self.bounds)
+        """The runtime's product, rounded once."""
+        return arithmetic_elementwise.multiply(*_operands(inputs, self._input_grids), self.grid, *self.bounds)
 
     def floats(self, inputs: Any) -> tf.Tensor:
-        """The sum."""
-        return inputs[0] + inputs[1]
+        """The product."""
+        return inputs[0] * inputs[1]
+
+
+def _operands(inputs: Any, grids: Sequence[Int8Grid]) -> tuple[Any, Any, Any, Any]:
+    """The stored integers and the grid of the first and of the second operand."""
+    (first, first_grid), (second, second_grid) = zip(inputs, grids, strict=True)
+    return stored(first, first_grid), first_grid, stored(second, second_grid), second_grid
 
 
 class IntegerShift(IntegerLayer):
     """Subtracts a constant and changes the grid (SUB): a quantizer between an 8-bit tensor and its readers.
 
-    The constant is stored as one step of a grid of its own, or 0. XNNPACK changes grids with 20 bits of precision
-    here, and with 8 in QUANTIZE, which therefore is no substitute.
+    The constant is stored as one step of a grid of its own. XNNPACK takes no scale below 2^-10 of that of the output,
+    so that an offset of 0 becomes `inference.SMALLEST_OFFSET`, which moves no value that lies on a level; and a
+    converter takes a subtraction of 0 for nothing, and drops it with the change of grids. XNNPACK changes grids with
+    20 bits of precision here, and with 8 in QUANTIZE, which therefore is no substitute.
     """
 
     def __init__(self, *, input_grid: Int8Grid, offset: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._input_grid = input_grid
-        lowest = self.grid.scale * arithmetic.ADD_SCALE_LIMITS[0] * 2
-        # Below that, an offset is less than a 500th of a step, and XNNPACK would refuse its scale.
-        self._code = 0 if offset < lowest else 1
-        self._constant_grid = Int8Grid(scale=offset if self._code else self.grid.scale, zero_point=0)
+        smallest = np.float32(self.grid.scale) * np.float32(inference.SMALLEST_OFFSET)
+        self._constant_grid = Int8Grid(scale=float(storable(np.maximum(np.float32(offset), smallest))), zero_point=0)
 
     def integers(self, inputs: Any) -> NDArray[np.int32]:
         """The runtime's fixed-point difference."""
-        constant = np.int32(self._code)
         x = stored(inputs, self._input_grid)
-        return arithmetic.subtract(x, self._input_grid, constant, self._constant_grid, self.grid, *self.bounds)
+        return arithmetic.subtract(x, self._input_grid, np.int32(1), self._constant_grid, self.grid, *self.bounds)
 
     def floats(self, inputs: Any) -> tf.Tensor:
         """The difference; the fake quantization gives the constant its grid."""
         low, high = fake_quant_range(self._constant_grid)
-        value = np.float32(self._code * self._constant_grid.scale)
+        value = np.float32(self._constant_grid.scale)
         return inputs - tf.quantization.fake_quant_with_min_max_vars(value, low, high, num_bits=8)
 
 
@@ -239,12 +309,17 @@ class IntegerMean(IntegerLayer):
 
     def integers(self, inputs: Any) -> NDArray[np.int32]:
         """The runtime's float32 average of the stored integers."""
-        result = arithmetic.mean(stored(inputs, self._input_grid), self._input_grid, self.grid)
-        return result[:, None, None, :] if self._keepdims else result
+        axes = self._axes(inputs)
+        result = arithmetic.mean(stored(inputs, self._input_grid), self._input_grid, self.grid, axes)
+        return np.expand_dims(result, axes) if self._keepdims else result
 
     def floats(self, inputs: Any) -> tf.Tensor:
         """The average."""
-        return tf.reduce_mean(inputs, axis=[1, 2], keepdims=self._keepdims)
+        return tf.reduce_mean(inputs, axis=self._axes(inputs), keepdims=self._keepdims)
+
+    @staticmethod
+    def _axes(inputs: Any) -> tuple[int, ...]:
+        return tuple(range(1, len(inputs.shape) - 1))
 
 
 class IntegerLookup(IntegerLayer):
@@ -264,6 +339,23 @@ class IntegerLookup(IntegerLayer):
         return self._floats(inputs)
 
 
+class IntegerGelu(IntegerLayer):
+    """The Gaussian error linear unit (GELU)."""
+
+    def __init__(self, *, input_grid: Int8Grid, approximate: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._input_grid, self._approximate = input_grid, approximate
+
+    def integers(self, inputs: Any) -> NDArray[np.int32]:
+        """The runtime's table."""
+        x = stored(inputs, self._input_grid)
+        return arithmetic_elementwise.gelu(x, self._input_grid, self.grid, approximate=self._approximate)
+
+    def floats(self, inputs: Any) -> tf.Tensor:
+        """The function."""
+        return tf.nn.gelu(inputs, approximate=self._approximate)
+
+
 def multiply(
     inputs: tf.Tensor,
     kernel: tf.Tensor,
@@ -273,13 +365,25 @@ def multiply(
     padding: str = "valid",
     dilations: Sequence[int] = (1, 1),
 ) -> tf.Tensor:
-    """A convolution ("conv"), a depthwise one ("depthwise") or a matrix product ("dense")."""
+    """A convolution ("conv"), a depthwise one ("depthwise"), or a product ("dense").
+
+    The kernel has its output channels last: (kh, kw, I, O), (kh, kw, C, M) or (I, O).
+    """
     if operator == "dense":
         if inputs.shape.rank == 2:
             return tf.matmul(inputs, kernel)
         # As rows: the converter writes products of more dimensions as an operator that no kernel runs.
         outputs = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[0]]), kernel)
         return tf.reshape(outputs, [-1, *inputs.shape[1:-1], kernel.shape[1]])
+    if padding == "causal":
+        before = int(dilations[1]) * (int(kernel.shape[1]) - 1)
+        inputs, padding = tf.pad(inputs, [(0, 0), (0, 0), (before, 0), (0, 0)]), "valid"
+    if operator == "depthwise" and max(dilations) > 1 and not tf.executing_eagerly():
+        # Of tf.nn.depthwise_conv2d, which is space-to-batch here, the converter makes float operators. Eagerly, only
+        # that runs on a CPU.
+        return tf.raw_ops.DepthwiseConv2dNative(
+            input=inputs, filter=kernel, strides=[1, *strides, 1], padding=padding.upper(), dilations=[1, *dilations, 1]
+        )
     apply = tf.nn.depthwise_conv2d if operator == "depthwise" else tf.nn.conv2d
     return apply(inputs, kernel, (1, *strides, 1), padding.upper(), dilations=tuple(dilations))
 

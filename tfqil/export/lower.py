@@ -5,7 +5,9 @@ A value on its way through the graph is on a grid, in float, or an operator that
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,23 +20,31 @@ from tfqil.export.freeze import require_calibrated, require_quantized
 from tfqil.export.grids import int8_grid
 from tfqil.export.pending import (
     Float,
+    Gelu,
     Join,
     Linear,
     Lookup,
     Mean,
     Pending,
+    Product,
     Quantized,
     Shift,
     Sum,
     Target,
+    Tied,
     Value,
     scale_and_shift,
 )
+from tfqil.export.phases import Phases
 from tfqil.numerics.int8 import int8_divisors
-from tfqil.scheme.kinds import Kind, activation_name, kind_of
+from tfqil.scheme.kinds import FOLDED, TRAINING_ONLY, Kind, activation_name, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
+from tfqil.scheme.tf_calls import arguments_in_order
 
 keras_layers = _host.keras.layers
+
+# The one upper end that an operator of the runtime clips at, in RELU6.
+_FUSED_CEILING = 6.0
 
 
 class Lowering:
@@ -51,14 +61,17 @@ class Lowering:
         self._q_model = q_model
         self._builtin = builtin
         self._settled: dict[str, Quantized] = {}
+        self._float_copies: dict[str, Any] = {}
+        self._names: collections.Counter[str] = collections.Counter()
         self.output_scales: list[float | None] = []
 
     def model(self) -> Any:
         """The plain model of integer layers; `output_scales` then holds the scale of each output, None for float."""
-        self._settled.clear()
-        self.output_scales.clear()
+        for state in (self._settled, self._float_copies, self._names, self.output_scales):
+            state.clear()
         self._model = _host.replay(self._q_model, self._lowered, finish=self._finished)
         self._model.run_eagerly = True  # `predict` then computes the integers too.
+        _number_twins(self._model)
         return self._model
 
     def settled_tensors(self, batch: list[NDArray[np.float32]]) -> dict[str, tuple[NDArray[np.float32], float]]:
@@ -74,40 +87,66 @@ class Lowering:
         self.output_scales.append(value.grid.scale if isinstance(value, Quantized) else None)
         return _tensor(value)
 
-    def _lowered(self, node: _host.Node, values: list[Any]) -> Value:
+    def _lowered(self, node: _host.Node, values: list[Any]) -> Any:
         layer = node.layer
         if not node.inputs:
             return Float(tensor=values[0], is_input=True)
         if isinstance(layer, QuantizeActivation):
-            settled = self._settled[layer.name] = self._settle(layer, values[0])
+            site = _host.keyword(node, "site", 0)
+            name = tensor_name(layer, site)
+            settled = self._settled[name] = self._settle(layer, name, site, values[0])
             return settled
         if isinstance(layer, QuantizedLayer):
+            if kind_of(layer.layer) is Kind.TIED:
+                return Tied(name=self._name_of_call(layer.layer), sources=(values[0],), layer=layer)
             return self._linear(layer, values[0])
         kind = kind_of(layer)
+        if kind in (None, Kind.LINEAR) or all(isinstance(value, Float) for value in values):
+            return self._run_in_float(node, values)
         if kind is Kind.KEEP:
-            return _kept(layer, values[0])
-        if any(isinstance(value, Float) for value in values) or kind is Kind.LINEAR:
-            return _run_in_float(node, layer, values)
+            return _kept(node, layer, values[0])
+        if kind is Kind.CONCATENATE and all(isinstance(value, Quantized) for value in values):
+            return _concatenated(node, layer, values)
+        if kind is Kind.FUNCTION:
+            return Gelu(name=layer.name, source=values[0], approximate=_is_approximate(node, values))
         return _PENDING[kind](layer, values) if kind in _PENDING else _unknown(layer)
 
-    def _settle(self, layer: QuantizeActivation, value: Value) -> Quantized:
+    def _run_in_float(self, node: _host.Node, values: list[Any]) -> Any:
+        """The outputs of a copy of the layer, one copy for all its calls."""
+        layer = node.layer
+        is_new = layer.name not in self._float_copies
+        if is_new:
+            self._float_copies[layer.name] = _in_float32(layer)
+        copy = self._float_copies[layer.name]
+        outputs = _host.run_as_before(node, copy, [_in_float(value) for value in values])
+        if is_new and copy is not layer:
+            copy.set_weights(layer.get_weights())
+        return [Float(tensor=tensor) for tensor in _host.as_list(outputs)]
+
+    def _settle(self, layer: QuantizeActivation, name: str, site: int, value: Value) -> Quantized:
         """Emits what a quantizer has been waiting for."""
-        grid = layer.grid()
-        int8 = int8_grid(grid)
-        activation = "none" if layer.quantizer.is_signed else "relu"
-        if layer.ceiling is not None and grid.maximum + grid.lower > layer.ceiling:
+        grid, normalizer = layer.grid(), float(layer.normalizer())
+        int8 = int8_grid(dataclasses.replace(grid, step=float(layer.stored_step())))
+        low, high = layer.clips[site]
+        activation = "none" if layer.quantizer.is_signed and low is None else "relu"
+        if high is not None and grid.maximum + grid.lower > high + grid.step / 2:
+            if high != _FUSED_CEILING:
+                raise ValueError(
+                    f"Got a grid up to {grid.maximum:.3g} behind the clip of {name!r} at {high:g}, expected one that "
+                    "ends there: quantize the model with LowBitScheme, which places such grids."
+                )
             activation = "relu6"
         if isinstance(value, Float):
             if grid.lower:
                 value = Float(tensor=keras_layers.Rescaling(1.0, -grid.lower)(value.tensor))
             activation = "none" if value.is_input else activation
             quantize = integer.IntegerQuantize(
-                name=layer.name, grid=int8, activation=activation, behind_float=not value.is_input
+                name=name, grid=int8, activation=activation, behind_float=not value.is_input
             )
-            return Quantized(tensor=quantize(value.tensor), grid=int8)
-        pending = Shift(name=layer.name, source=value) if isinstance(value, Quantized) else value
+            return Quantized(tensor=quantize(value.tensor), grid=int8, normalizer=normalizer)
+        pending = Shift(name=name, source=value) if isinstance(value, Quantized) else value
         target = Target(grid=int8, activation=activation, lower=grid.lower)
-        return Quantized(tensor=pending.emit(target), grid=int8)
+        return Quantized(tensor=pending.emit(target), grid=int8, normalizer=normalizer)
 
     def _linear(self, wrapper: QuantizedLayer, value: Value) -> Value:
         layer, grid = wrapper.layer, wrapper.grid()
@@ -117,24 +156,79 @@ class Lowering:
                 "a config with quantizers, or leave this layer in float too."
             )
         operator = _operator(layer)
-        channels = grid.codes.shape[-2] * grid.codes.shape[-1] if operator == "depthwise" else grid.codes.shape[-1]
-        trailing = grid.codes.shape[-2:] if operator == "depthwise" else (channels,)
+        trailing = grid.codes.shape[-2:] if operator == "depthwise" else grid.codes.shape[-1:]
+        channels = int(np.prod(trailing))
         bias = layer.bias.numpy().astype(np.float64) if layer.use_bias else np.zeros(channels)
-        options = {"kernels": "builtin" if layer.name in self._builtin else "xnnpack"}
-        if operator != "dense":
+        options: dict[str, Any] = {"kernels": "builtin" if layer.name in self._builtin else "xnnpack"}
+        codes = grid.codes
+        if isinstance(layer, keras_layers.Conv1D):
+            codes = codes[None]
+            options |= _one_dimensional(layer)
+        elif operator != "dense":
             options |= {"strides": layer.strides, "padding": layer.padding, "dilations": layer.dilation_rate}
+        phases = None
+        if isinstance(layer, keras_layers.Conv2DTranspose):
+            phases = Phases(
+                name=layer.name, window=layer.kernel_size, stride=int(layer.strides[0]), padding=layer.padding
+            )
+            options |= {"strides": (1, 1), "padding": "valid"}
         steps = np.broadcast_to(grid.step, trailing).reshape(-1).astype(np.float64)
-        divisors = int8_divisors(grid.codes.astype(np.float32), len(trailing)).numpy()
+        divisors = int8_divisors(codes.astype(np.float32), len(trailing)).numpy()
         return Linear(
-            name=layer.name,
+            name=self._name_of_call(layer),
             source=value,
             operator=operator,
-            codes=(grid.codes // divisors).astype(np.int32),
+            codes=(codes // divisors).astype(np.int32),
             steps=steps * divisors.reshape(-1),
-            factors=np.ones(channels),
+            factors=np.full(channels, 1.0 / value.normalizer),
             bias=bias,
             options=options,
+            phases=phases,
         )
+
+    def _name_of_call(self, layer: Any) -> str:
+        """A name for each call of a layer with weights."""
+        self._names[layer.name] += 1
+        call = self._names[layer.name]
+        return layer.name if call == 1 else f"{layer.name}_call_{call}"
+
+
+def tensor_name(layer: QuantizeActivation, site: int) -> str:
+    """What the tensor behind a quantizer is called in a lowered model: the layer's name, and its site if it has any."""
+    return layer.name if layer.sites == 1 else f"{layer.name}_{site}"
+
+
+def _number_twins(model: Any) -> None:
+    """Tells layers with equal kernels apart, which calls of one layer are, and averages over equal windows."""
+    seen: collections.Counter[tuple[bytes, bytes]] = collections.Counter()
+    for layer in model.layers:
+        if isinstance(layer, integer.IntegerLinear):
+            kernel = layer.codes.tobytes(), layer.steps.tobytes()
+            layer.twin = seen[kernel]
+            seen[kernel] += 1
+
+
+def _one_dimensional(layer: Any) -> dict[str, Any]:
+    """The options of a one-dimensional convolution as one over images of height 1."""
+    return {
+        "strides": (1, *layer.strides),
+        "padding": layer.padding,
+        "dilations": (1, *layer.dilation_rate),
+        "one_dimensional": True,
+    }
+
+
+def _in_float32(layer: Any) -> Any:
+    """A copy of a layer that computes in float32; the layer itself if it cannot be copied and has no weights."""
+    config = layer.get_config()
+    if "dtype" in config:
+        config["dtype"] = "float32"
+    try:
+        return type(layer).from_config(config)
+    except (NotImplementedError, TypeError, ValueError):
+        if layer.weights:
+            raise
+        return layer
 
 
 def _norm(layer: Any, values: list[Any]) -> Value:
@@ -146,7 +240,7 @@ def _norm(layer: Any, values: list[Any]) -> Value:
 
 def _affine(norm: Any, value: Quantized) -> Linear:
     """A batch normalization on its own: a depthwise 1x1 convolution with 8-bit weights."""
-    scale, shift = scale_and_shift(norm)
+    scale, shift = scale_and_shift(norm, int(value.tensor.shape[-1]))
     return Linear(
         name=norm.name,
         source=value,
@@ -162,17 +256,19 @@ def _affine(norm: Any, value: Quantized) -> Linear:
 def _average_pool(layer: Any, values: list[Any]) -> Linear:
     """Average pooling: a depthwise convolution whose weights are all 1 and whose step is 1 / window."""
     (value,) = values
-    height, width = layer.pool_size
+    window, strides, one_dimensional = layer.pool_size, layer.strides, len(layer.pool_size) == 1
+    if one_dimensional:  # With equal strides, since a depthwise convolution takes no others.
+        window, strides = (1, *window), (*strides, *strides)
     channels = int(value.tensor.shape[-1])
     return Linear(
         name=layer.name,
         source=value,
         operator="depthwise",
-        codes=np.ones((height, width, channels, 1), np.int32),
-        steps=np.full(channels, 1 / (height * width)),
+        codes=np.ones((*window, channels, 1), np.int32),
+        steps=np.full(channels, 1 / math.prod(window)),
         factors=np.ones(channels),
         bias=np.zeros(channels),
-        options={"strides": layer.strides, "padding": layer.padding},
+        options={"strides": strides, "padding": layer.padding, "one_dimensional": one_dimensional},
     )
 
 
@@ -184,29 +280,47 @@ def _join(layer: Any, values: list[Any]) -> Join:
     return Join(name=layer.name, branches=branches, axis=layer.axis)
 
 
+def _concatenated(node: _host.Node, layer: Any, values: list[Any]) -> Quantized:
+    """A concatenation of tensors that are on one grid already."""
+    grids = {value.grid for value in values}
+    if len(grids) > 1:
+        raise ValueError(
+            f"Got inputs of {layer.name!r} on {len(grids)} different grids, expected one: quantize the model with "
+            "LowBitScheme, which gives them one."
+        )
+    copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+    return Quantized(tensor=_host.run_as_before(node, copy, [v.tensor for v in values]), grid=values[0].grid)
+
+
 _PENDING: dict[Kind | None, Callable[[Any, list[Any]], Value]] = {
-    Kind.NORM: _norm,
+    **dict.fromkeys(FOLDED, _norm),
     Kind.CONCATENATE: _join,
     Kind.AVERAGE_POOL: _average_pool,
-    Kind.SUM: lambda layer, values: Sum(name=layer.name, sources=tuple(values)),
+    Kind.SUM: lambda layer, values: Sum(
+        name=layer.name, sources=tuple(values), subtracts=isinstance(layer, keras_layers.Subtract)
+    ),
+    Kind.PRODUCT: lambda layer, values: Product(name=layer.name, sources=tuple(values)),
+    Kind.TIED: lambda layer, values: Tied(name=layer.name, sources=tuple(values), layer=layer),
     Kind.MEAN: lambda layer, values: Mean(name=layer.name, source=values[0], keepdims=layer.keepdims),
     Kind.LOOKUP: lambda layer, values: Lookup(name=layer.name, source=values[0], function=activation_name(layer)),
 }
 
 
-def _kept(layer: Any, value: Value) -> Value:
+def _is_approximate(node: _host.Node, values: list[Any]) -> bool:
+    """Whether a GELU is the one with tanh, as only calls of TensorFlow's function are."""
+    if _host.function_of(node.layer) is None:
+        return False
+    arguments, keywords = _host.arguments_of(node, values)
+    return bool(arguments_in_order(node.layer, arguments, keywords)[1])
+
+
+def _kept(node: _host.Node, layer: Any, value: Value) -> Any:
     """Value-keeping layers keep the grid; those that do nothing at inference disappear."""
-    if isinstance(layer, (keras_layers.Dropout, keras_layers.Activation)):
+    if isinstance(layer, (*TRAINING_ONLY, keras_layers.Activation)):
         return value
     copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-    return dataclasses.replace(value, tensor=copy(_tensor(value)))
-
-
-def _run_in_float(node: _host.Node, layer: Any, values: list[Any]) -> Float:
-    copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-    outputs = _host.run_as_before(node, copy, [_tensor(value) for value in values])
-    copy.set_weights(layer.get_weights())
-    return Float(tensor=outputs)
+    outputs = _host.run_as_before(node, copy, [_tensor(value)])
+    return [dataclasses.replace(value, tensor=tensor) for tensor in _host.as_list(outputs)]
 
 
 def _tensor(value: Value) -> Any:
@@ -216,6 +330,12 @@ def _tensor(value: Value) -> Any:
             "with LowBitScheme, which places them."
         )
     return value.tensor
+
+
+def _in_float(value: Value) -> Any:
+    """The tensor of a value for a layer that computes in float."""
+    tensor = _tensor(value)
+    return integer.Dequantize()(tensor) if isinstance(value, Quantized) else tensor
 
 
 def _unknown(layer: Any) -> Value:

@@ -8,7 +8,7 @@ accumulator, before anything is rounded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,26 +16,24 @@ from numpy.typing import NDArray
 
 from tfqil import _host
 from tfqil.export import layers as integer
-from tfqil.export.arithmetic import REQUANTIZATION_SCALE_LIMIT, Int8Grid
+from tfqil.export.arithmetic import Int8Grid
 from tfqil.export.float_layers import FloatLinear
-from tfqil.export.grids import fits_int8, surviving_weight_steps
+from tfqil.export.grids import fits_int8
+from tfqil.export.phases import Phases
+from tfqil.export.tied_layers import tied_operator
+from tfqil.scheme import accumulator
+from tfqil.scheme.accumulator import stored_parameters
 
 keras_layers = _host.keras.layers
-
-# Bias codes stay below this, so that bias and accumulator together fit int32.
-_LARGEST_BIAS_CODE = 2**29
-# A channel without weights has a free step; its bias gets this many codes, exact in float32.
-_CODES_OF_A_CONSTANT = 2**20
-# The converter writes another step for smaller ones. Such a channel counts as one without weights.
-_SMALLEST_STEP = 4e-9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """A tensor on an int8 grid."""
+    """A tensor on an int8 grid; its values are those of the grid divided by the normalizer."""
 
     tensor: Any
     grid: Int8Grid
+    normalizer: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,10 @@ class Pending:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear(Pending):
-    """A layer with a kernel: y = factor * (x * w) + bias per channel, with w = step * codes."""
+    """A layer with a kernel: y = factor * (x * w) + bias per channel, with w = step * codes.
+
+    A transposed convolution is a convolution with `phases`.
+    """
 
     source: Quantized
     operator: str
@@ -77,10 +78,11 @@ class Linear(Pending):
     factors: NDArray[np.float64]
     bias: NDArray[np.float64]
     options: Mapping[str, Any]
+    phases: Phases | None = None
 
     def folded(self, norm: Any) -> Linear:
-        """The same with a batch normalization in its factors and its bias."""
-        scale, shift = scale_and_shift(norm)
+        """The same with a batch normalization, or a Rescaling, in its factors and its bias."""
+        scale, shift = scale_and_shift(norm, self.factors.size)
         return dataclasses.replace(self, factors=self.factors * scale, bias=self.bias * scale + shift)
 
     def emit(self, target: Target) -> Any:
@@ -91,31 +93,27 @@ class Linear(Pending):
     def _in_integers(self, target: Target, bias: NDArray[np.float64]) -> Any:
         """Factors go into steps, their signs into codes; steps whose bias would overflow int32 grow until it fits."""
         input_step = np.float64(self.source.grid.scale)
-        scaled = self.steps * np.abs(self.factors)
-        has_weights = (scaled > _SMALLEST_STEP) & np.any(self.codes.reshape(-1, scaled.size), axis=0)
-        smallest = np.abs(bias) / (_LARGEST_BIAS_CODE * input_step)
-        constant = np.maximum(np.abs(bias), target.grid.scale) / (_CODES_OF_A_CONSTANT * input_step)
-        constant = np.maximum(constant, 2 * _SMALLEST_STEP)
-        steps = surviving_weight_steps(np.where(has_weights, np.maximum(scaled, smallest), constant))
+        has_codes = np.any(self.codes.reshape(-1, self.steps.size), axis=0)
+        steps, bias_codes, has_weights = (
+            values.numpy()
+            for values in stored_parameters(
+                self.steps, self.factors, bias, has_codes, input_step, np.float64(target.grid.scale)
+            )
+        )
         signs = np.where(self.factors < 0, -1, 1) * has_weights
         codes = (self.codes.reshape(-1, steps.size) * signs).reshape(self.codes.shape).astype(np.int32)
-        if np.any(input_step * steps / target.grid.scale >= REQUANTIZATION_SCALE_LIMIT):
-            raise ValueError(
-                f"Got a step of {target.grid.scale:.3g} for the output of {self.name!r}, expected more than 1/256 of "
-                "its accumulator's step: its interval has collapsed; calibrate again or lower its learning rate."
-            )
         layer = integer.IntegerLinear(
             name=self.name,
             grid=target.grid,
             activation=target.activation,
             operator=self.operator,
-            codes=codes,
-            steps=steps,
-            bias_codes=np.rint(bias / (input_step * steps)).astype(np.int64),
+            codes=self._kernel(codes),
+            steps=self._per_channel(steps),
+            bias_codes=self._per_channel(bias_codes.astype(np.int64)),
             input_grid=self.source.grid,
             **self.options,
         )
-        return layer(self.source.tensor)
+        return self._applied(layer)
 
     def _in_float(self, target: Target, bias: NDArray[np.float64]) -> Any:
         """The kernel as trained; the bias on the grid of the accumulator, where the trained model has it too."""
@@ -126,29 +124,82 @@ class Linear(Pending):
         layer = FloatLinear(
             name=self.name,
             operator=self.operator,
-            kernel=kernel.astype(np.float32),
-            factors=self.factors.astype(np.float32),
-            bias=np.where(unit > 0, codes * unit, bias).astype(np.float32),
+            kernel=self._kernel(kernel.astype(np.float32)),
+            factors=self._per_channel(self.factors.astype(np.float32)),
+            bias=self._per_channel(np.where(unit > 0, codes * unit, bias).astype(np.float32)),
             **options,
         )
         quantize = integer.IntegerQuantize(
             name=f"{self.name}_quantize", grid=target.grid, activation=target.activation, behind_float=True
         )
-        return quantize(layer(self.source.tensor))
+        return self._applied(lambda tensor: quantize(layer(tensor)))
+
+    def _kernel(self, kernel: NDArray[Any]) -> NDArray[Any]:
+        return kernel if self.phases is None else self.phases.kernel(kernel)
+
+    def _per_channel(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values if self.phases is None else self.phases.per_channel(values)
+
+    def _applied(self, layer: Callable[[Any], Any]) -> Any:
+        """The output of a layer whose kernel and channels are those of `_kernel` and `_per_channel`."""
+        if self.phases is None:
+            return layer(self.source.tensor)
+        return self.phases.laid_out(layer(self.phases.padded(self.source.tensor)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sum(Pending):
-    """The sum of two tensors."""
+    """The sum of two tensors, or their difference."""
+
+    sources: tuple[Quantized, ...]
+    subtracts: bool = False
+
+    def emit(self, target: Target) -> Any:
+        """An ADD or SUB; there is no bias to take an offset."""
+        _require_no_lower(self.name, target)
+        layer = integer.IntegerAdd(
+            name=self.name,
+            grid=target.grid,
+            activation=target.activation,
+            input_grids=[source.grid for source in self.sources],
+            subtracts=self.subtracts,
+        )
+        return layer([source.tensor for source in self.sources])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Product(Pending):
+    """The product of two tensors."""
 
     sources: tuple[Quantized, ...]
 
     def emit(self, target: Target) -> Any:
-        """An ADD; there is no bias to take an offset."""
+        """A MUL; there is no bias to take an offset."""
         _require_no_lower(self.name, target)
-        grids = [source.grid for source in self.sources]
-        layer = integer.IntegerAdd(name=self.name, grid=target.grid, activation=target.activation, input_grids=grids)
+        layer = integer.IntegerMultiply(
+            name=self.name,
+            grid=target.grid,
+            activation=target.activation,
+            input_grids=[source.grid for source in self.sources],
+        )
         return layer([source.tensor for source in self.sources])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tied(Pending):
+    """What computes new values on the grid of its inputs."""
+
+    sources: tuple[Quantized, ...]
+    layer: Any
+
+    def emit(self, target: Target) -> Any:
+        """The operator of the layer; its inputs and its output are on one grid."""
+        if any(source.grid != target.grid for source in self.sources) or target.lower:
+            raise ValueError(
+                f"Got another grid behind {self.name!r} than before it, expected the same: quantize the model with "
+                "LowBitScheme, which ties them."
+            )
+        return tied_operator(self.name, self.layer, target.grid)([source.tensor for source in self.sources])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,6 +229,22 @@ class Lookup(Pending):
         """A SOFTMAX, LOGISTIC or TANH."""
         layer = integer.IntegerLookup(
             name=self.name, grid=target.grid, input_grid=self.source.grid, function=self.function
+        )
+        return layer(self.source.tensor)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gelu(Pending):
+    """A GELU, whose output grid is free."""
+
+    source: Quantized
+    approximate: bool
+
+    def emit(self, target: Target) -> Any:
+        """A GELU; it has no bias to take an offset, and no fused activation."""
+        _require_no_lower(self.name, target)
+        layer = integer.IntegerGelu(
+            name=self.name, grid=target.grid, input_grid=self.source.grid, approximate=self.approximate
         )
         return layer(self.source.tensor)
 
@@ -218,13 +285,10 @@ class Join(Pending):
 Value = Quantized | Float | Pending
 
 
-def scale_and_shift(norm: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gamma / sigma and beta - mean * gamma / sigma, float64 (channels,)."""
-    mean, variance = (np.asarray(v, np.float64) for v in (norm.moving_mean, norm.moving_variance))
-    gamma = np.asarray(norm.gamma, np.float64) if norm.scale else np.ones_like(mean)
-    beta = np.asarray(norm.beta, np.float64) if norm.center else np.zeros_like(mean)
-    scale = gamma / np.sqrt(variance + norm.epsilon)
-    return scale, beta - mean * scale
+def scale_and_shift(norm: Any, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a batch normalization or a Rescaling multiplies each channel by, and adds to it; float64 (channels,)."""
+    scale, shift = (np.broadcast_to(values.numpy(), channels) for values in accumulator.scale_and_shift(norm))
+    return scale, shift
 
 
 def _require_no_lower(name: str, target: Target) -> None:

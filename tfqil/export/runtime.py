@@ -107,6 +107,17 @@ def input_names(tflite: bytes) -> list[str]:
     return [str(detail["name"]) for detail in _interpreter(tflite, "builtin", 1).get_input_details()]
 
 
+def fixed_batch(tflite: bytes) -> int | None:
+    """The number of examples that the file takes at a time; None if it takes any.
+
+    Raises:
+        ValueError: the runtime refuses the file.
+    """
+    details = _interpreter(tflite, "builtin", 1).get_input_details()
+    sizes = {int(detail["shape_signature"][0]) for detail in details if len(detail["shape_signature"])}
+    return None if not sizes or -1 in sizes else max(sizes)
+
+
 def delegated_operators(tflite: bytes) -> list[bool]:
     """For each operator of the file's first subgraph, in its order: does XNNPACK take it?
 

@@ -8,6 +8,7 @@ boundary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -20,12 +21,15 @@ from tfqil import _host
 from tfqil.export import runtime
 from tfqil.export.float_layers import FloatLinear
 from tfqil.export.freeze import freeze
-from tfqil.export.inspect import inspect, read_content, read_float_weights, read_weights
+from tfqil.export.inspect import FileReport, inspect, read_content, read_float_weights, read_weights
 from tfqil.export.layers import IntegerLinear
-from tfqil.export.lower import Lowering
+from tfqil.export.lower import Lowering, tensor_name
+from tfqil.export.tied_layers import IntegerPReLU
 from tfqil.scheme.layers import QuantizeActivation
 
 _BATCH = 64
+# From more batches on it pays to trace a model.
+_EAGER_CHUNKS = 2
 
 # How far the file may be from `q_model.predict` on average, in steps of the output. A float next to a rounding boundary
 # moves single outputs, by a few steps in 2-bit networks; more on average means that they compute different things.
@@ -103,8 +107,32 @@ def verify(
     """
     arrays = _input_arrays(q_model, inputs)
     tflite = read_content(tflite)
-    lowering = _lowering_for(q_model, tflite)
-    lowered = lowering.model()
+    report = inspect(tflite)
+    lowering = lowering_for(q_model, report)
+    return compare(q_model, lowering, lowering.model(), tflite, report, arrays, per_layer=per_layer)
+
+
+def compare(
+    q_model: Any,
+    lowering: Lowering,
+    lowered: Any,
+    tflite: bytes,
+    report: FileReport,
+    arrays: list[np.ndarray],
+    *,
+    per_layer: bool = False,
+) -> VerificationReport:
+    """What `verify` measures, with the lowering and the report of the file at hand.
+
+    Args:
+        q_model: the quantized model.
+        lowering: the lowering with the kernels that run the file.
+        lowered: the model that it made.
+        tflite: content of the file.
+        report: what `inspect` says of it.
+        arrays: examples, one array per model input.
+        per_layer: also compare every quantized tensor.
+    """
     got, deployed = _run_file(tflite, arrays), _predict(lowered, arrays)
     trained = _predict(q_model, arrays)
     if [output.shape for output in got] != [output.shape for output in trained]:
@@ -119,13 +147,12 @@ def verify(
     magnitudes = np.abs(np.concatenate([difference.ravel() for difference in steps]))
     differing = _count_differing(got, deployed)
     different_weights = _different_weights(lowered, q_model, tflite)
-    integer_only = inspect(tflite).integer_only
     return VerificationReport(
-        accepted=integer_only
+        accepted=report.integer_only
         and not differing
         and not different_weights
         and float(magnitudes.mean()) <= LARGEST_MEAN_LSB,
-        integer_only=integer_only,
+        integer_only=report.integer_only,
         examples=len(arrays[0]),
         outputs=magnitudes.size,
         differing_from_deployable=differing,
@@ -138,12 +165,19 @@ def verify(
     )
 
 
-def _lowering_for(q_model: Any, tflite: bytes) -> Lowering:
-    """The lowering with the rounding of the kernels that run each layer of the file."""
+def lowering_for(q_model: Any, report: FileReport) -> Lowering:
+    """The lowering with the rounding of the kernels that run each layer of a file."""
+    return Lowering(q_model, builtin_layers(q_model, report))
+
+
+def builtin_layers(q_model: Any, report: FileReport) -> frozenset[str]:
+    """The layers of a file whose kernels XNNPACK does not take."""
+    builtin = [weight.name for weight in report.weights if weight.kernels == "builtin"]
+    if not builtin:
+        return frozenset()
     frozen = freeze(q_model)
-    builtin = (weight.name for weight in inspect(tflite).weights if weight.kernels == "builtin")
     names = (layer_of(name, frozen) for name in builtin)
-    return Lowering(q_model, frozenset(name for name in names if name is not None))
+    return frozenset(name for name in names if name is not None)
 
 
 def layer_of(tensor_name: str, layers: Any) -> str | None:
@@ -165,7 +199,7 @@ def _different_weights(lowered: Any, q_model: Any, tflite: bytes) -> tuple[str, 
     integers, floats = read_weights(tflite), read_float_weights(tflite)
     different = []
     for layer in lowered.layers:
-        if isinstance(layer, IntegerLinear) and layer.name in frozen:
+        if isinstance(layer, (IntegerLinear, IntegerPReLU)) and layer.name in frozen:
             same = any(_same_weights(layer, *weights) for weights in _candidates(layer.name, integers, frozen))
         elif isinstance(layer, FloatLinear):
             same = any(_same_values(layer, values) for values in _candidates(layer.name, floats, frozen))
@@ -189,11 +223,12 @@ def _same_values(layer: FloatLinear, values: NDArray[np.float32]) -> bool:
     return values.size == layer.kernel.size and np.array_equal(values.reshape(-1), layer.kernel.reshape(-1))
 
 
-def _same_weights(layer: IntegerLinear, codes: NDArray[np.int8], steps: NDArray[np.float32]) -> bool:
+def _same_weights(layer: IntegerLinear | IntegerPReLU, codes: NDArray[np.int8], steps: NDArray[np.float32]) -> bool:
     return (
         codes.size == layer.codes.size
         and np.array_equal(codes.reshape(-1), layer.codes.reshape(-1))
-        and bool(np.all(np.broadcast_to(steps, layer.steps.shape) == layer.steps))
+        # Integers that are all 0 have no step.
+        and bool(np.all(np.broadcast_to(steps, layer.steps.shape) == layer.steps) or not np.any(codes))
     )
 
 
@@ -215,23 +250,23 @@ def _input_arrays(q_model: Any, inputs: Any) -> list[np.ndarray]:
     return arrays
 
 
-def _chunks(arrays: list[np.ndarray]) -> list[list[np.ndarray]]:
-    starts = range(0, len(arrays[0]), _BATCH)
-    return [[array[start : start + _BATCH] for array in arrays] for start in starts]
+def _chunks(arrays: list[np.ndarray], size: int = _BATCH) -> list[list[np.ndarray]]:
+    starts = range(0, len(arrays[0]), size)
+    return [[array[start : start + size] for array in arrays] for start in starts]
 
 
 def _run_file(tflite: bytes, arrays: list[np.ndarray]) -> list[np.ndarray]:
-    parts = [runtime.run(tflite, chunk) for chunk in _chunks(arrays)]
+    parts = [runtime.run(tflite, chunk) for chunk in _chunks(arrays, runtime.fixed_batch(tflite) or _BATCH)]
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
 def _predict(model: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
-    parts = [_as_list(model(chunk if len(chunk) > 1 else chunk[0], training=False)) for chunk in _chunks(arrays)]
+    chunks = _chunks(arrays)
+    run = functools.partial(model, training=False)
+    if len(chunks) > _EAGER_CHUNKS and not model.run_eagerly:
+        run = tf.function(run, autograph=False, reduce_retracing=True)
+    parts = [_host.as_list(run(chunk if len(chunk) > 1 else chunk[0])) for chunk in chunks]
     return [np.concatenate([output.numpy() for output in outputs]) for outputs in zip(*parts, strict=True)]
-
-
-def _as_list(outputs: Any) -> list[Any]:
-    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
 def _count_differing(first: list[np.ndarray], second: list[np.ndarray]) -> int:
@@ -265,7 +300,7 @@ def _tensors_of(q_model: Any, batch: list[np.ndarray]) -> dict[str, np.ndarray]:
     def call(node: _host.Node, tensors: list[Any]) -> Any:
         outputs = _host.run_as_before(node, node.layer, tensors)
         if isinstance(node.layer, QuantizeActivation):
-            kept[node.layer.name] = outputs.numpy()
+            kept[tensor_name(node.layer, _host.keyword(node, "site", 0))] = outputs.numpy()
         return outputs
 
     _host.evaluate(q_model, [tf.constant(array) for array in batch], call)

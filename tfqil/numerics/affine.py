@@ -27,7 +27,7 @@ def largest_magnitude_step(weights: tf.Tensor, channel_rank: int, *, bits: int) 
     """
     axes = list(range(weights.shape.rank - channel_rank)) if channel_rank else None
     largest = tf.reduce_max(magnitudes(weights), axis=axes)
-    return tf.maximum(largest, SMALLEST_RANGE) / float(weight_levels(bits))
+    return tf.maximum(largest, SMALLEST_RANGE) * (1.0 / float(weight_levels(bits)))
 
 
 def range_step_and_zero(minimum: tf.Tensor, maximum: tf.Tensor, *, bits: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -37,7 +37,8 @@ def range_step_and_zero(minimum: tf.Tensor, maximum: tf.Tensor, *, bits: int) ->
     """
     levels = float(activation_levels(bits))
     minimum, maximum = tf.minimum(minimum, 0.0), tf.maximum(maximum, 0.0)
-    step = tf.maximum(maximum - minimum, SMALLEST_RANGE) / levels
+    # A product, since graphs may replace a quotient by it: all modes of execution shall have the same step.
+    step = tf.maximum(maximum - minimum, SMALLEST_RANGE) * (1.0 / levels)
     return step, tf.clip_by_value(tf.round(-minimum / step), 0.0, levels)
 
 

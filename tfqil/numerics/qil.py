@@ -86,7 +86,7 @@ def quantize_activations(
         shifted = inputs - (center - half_width)
         distance = tf.clip_by_value(shifted, 0.0, width)
         scale = 1.0 if normalized else width
-        outputs = tf.round(distance * (levels / width)) * (scale / levels)
+        outputs = tf.round(distance * (levels / width)) * (scale * (1.0 / levels))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             inside = tf.where(tf.equal(shifted, distance), upstream, tf.zeros_like(upstream))
@@ -139,7 +139,7 @@ def _linear_weights(
         lower, width = center - half_width, 2.0 * half_width
         scale = 1.0 if normalized else center + half_width
         signed = _signed_transform(weights, lower, width)
-        outputs = tf.round(signed * levels) * (scale / levels)
+        outputs = tf.round(signed * levels) * (scale * (1.0 / levels))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             magnitude = tf.abs(weights)
@@ -169,7 +169,7 @@ def _power_weights(
         scale = 1.0 if normalized else center + half_width
         u = _transform(weights, center, half_width)
         sign = tf.sign(weights)
-        outputs = sign * tf.round(u**gamma * levels) * (scale / levels)
+        outputs = sign * tf.round(u**gamma * levels) * (scale * (1.0 / levels))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
             magnitude = tf.abs(weights)

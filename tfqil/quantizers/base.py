@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,6 +155,19 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
     def without_lower(self) -> ActivationQuantizer:
         """The same quantizer with a lower end that stays 0, for tensors where an exporter cannot subtract it."""
         return self
+
+    def normalizer(self, variables: Variables) -> tf.Tensor:
+        """What the tensor is divided by, a float32 scalar: 1, unless the output is normalized."""
+        del variables
+        return tf.constant(1.0)
+
+    def learn(self, inputs: tf.Tensor, variables: Variables) -> None:
+        """Lets a training batch move the variables that no gradient reaches."""
+        raise NotImplementedError(f"{self.label} cannot be shared by several tensors.")
+
+    def united(self, variables: Sequence[Variables]) -> Variables:
+        """The variables of one grid for tensors that are observed with variables of their own."""
+        raise NotImplementedError(f"{self.label} cannot be shared by several tensors.")
 
     def after_rounding(self) -> ActivationQuantizer:
         """The same quantizer for a tensor that is rounded already, on another grid."""

@@ -93,7 +93,7 @@ class QILWeightQuantizer(WeightQuantizer):
         """(center + half_width) / q, or 1 / q if normalized."""
         center, half_width = _interval(variables)
         upper_end = tf.ones_like(center) if self.normalized else center + half_width
-        return upper_end / float(weight_levels(self.bits))
+        return upper_end * (1.0 / float(weight_levels(self.bits)))
 
     def initialize(self, kernel: tf.Tensor, variables: Variables) -> None:
         """Sets the interval that minimises the squared error to the kernel: center = half_width = h / 2."""
@@ -162,7 +162,11 @@ class QILActivationQuantizer(ActivationQuantizer):
         """2 half_width / q (1 / q if normalized), 0, center - half_width."""
         center, half_width = _interval(variables)
         width = tf.ones_like(half_width) if self.normalized else 2.0 * half_width
-        return width / float(activation_levels(self.bits)), tf.zeros_like(width), center - half_width
+        return width * (1.0 / float(activation_levels(self.bits))), tf.zeros_like(width), center - half_width
+
+    def normalizer(self, variables: Variables) -> tf.Tensor:
+        """2 half_width if normalized, else 1."""
+        return 2.0 * _interval(variables)[1] if self.normalized else tf.constant(1.0)
 
     def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
         """Sets the interval that minimises the squared error to what was seen, averaged over batches."""

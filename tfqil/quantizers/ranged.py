@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -94,10 +95,21 @@ class RangeActivationQuantizer(ActivationQuantizer):
         """The quantized activations; training batches move the range."""
         del kwargs
         if training:
-            initialize_on_first_batches(self, inputs, weights)
-            self._follow(inputs, weights)
+            self.learn(inputs, weights)
         step, zero, _ = self.step_zero_lower(weights)
         return affine.quantize_affine(inputs, step, zero, bits=self.bits)
+
+    def learn(self, inputs: tf.Tensor, variables: Variables) -> None:
+        """Moves the range to that of a training batch: at once in the first ones, then slowly."""
+        initialize_on_first_batches(self, inputs, variables)
+        self._follow(inputs, variables)
+
+    def united(self, variables: Sequence[Variables]) -> Variables:
+        """The range that contains those of all tensors."""
+        ends = {"maximum": tf.reduce_max(tf.stack([tf.convert_to_tensor(v["maximum"]) for v in variables]))}
+        if self.signed:
+            ends["minimum"] = tf.reduce_min(tf.stack([tf.convert_to_tensor(v["minimum"]) for v in variables]))
+        return ends
 
     def step_zero_lower(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The nudged grid of the range; nothing is subtracted."""

@@ -1,80 +1,197 @@
-"""Takes compound layers apart, so that each layer of a model does one thing: a kernel, or an activation."""
+"""Takes compound layers apart, so that each layer of a model does one thing: a kernel, an activation, a sum."""
 
 from __future__ import annotations
 
 import collections
 from typing import Any
 
+import numpy as np
+
 from tfqil import _host
-from tfqil.scheme.kinds import Kind, activation_name, kind_of
+from tfqil.scheme import tf_calls
+from tfqil.scheme.joined import JoinedTensors
+from tfqil.scheme.kinds import Kind, activation_name, ceiling_of, kind_of
 
 layers = _host.keras.layers
 
+# The runtime multiplies negative values of a leaky ReLU by a multiple of this.
+_LEAKY_SLOPE_UNIT = 1 / 256
+
 
 def expand(model: Any) -> tuple[Any, dict[str, str]]:
-    """Splits separable convolutions and inline activations into layers of their own.
+    """Splits layers that do several things, and makes layers of plain TensorFlow calls.
 
-    SeparableConv2D becomes NAME_depthwise and NAME_pointwise; an activation function of a layer with a kernel becomes
-    the layer NAME_activation; a layer without weights that is called again becomes NAME_2 and so on. The layers of
-    `model` are used, not copied: give it a copy.
+        SeparableConv2D                     NAME_depthwise and NAME_pointwise
+        inline activation of a kernel       NAME_activation
+        swish, hard_sigmoid                 products and clips: NAME_sigmoid and NAME, NAME_affine and NAME
+        Add, Multiply of more than two      one by one: NAME_1, ..., NAME
+        Normalization, Rescaling, x * 2.0   Rescaling; one after the other are one
+        a layer without weights, again      NAME_2 and so on; one with weights is called again
+
+    The layers of `model` are used, not copied: give it a copy.
 
     Returns:
         The model, and for each new or changed layer the name of the layer it came from.
     """
-    origins: dict[str, str] = {}
-    calls: collections.Counter[str] = collections.Counter()
+    expander = _Expander()
+    return _host.replay(model, expander.call), expander.origins
 
-    def call(node: _host.Node, tensors: list[Any]) -> Any:
+
+class _Expander:
+    def __init__(self) -> None:
+        self.origins: dict[str, str] = {}
+        self._calls: collections.Counter[str] = collections.Counter()
+        self._taken_apart: dict[str, list[Any]] = {}
+        # What makes a tensor, by its id: (source, scale, offset) of an affine layer, (source, ceiling) of a ReLU.
+        self._affine: dict[int, tuple[Any, Any, Any]] = {}
+        self._clipped: dict[int, tuple[Any, float]] = {}
+        self._joined = JoinedTensors()
+
+    def call(self, node: _host.Node, tensors: list[Any]) -> Any:
+        """The outputs of what stands for a node's layer."""
         if not node.inputs:
             return tensors[0]
-        calls[node.layer.name] += 1
-        if kind_of(node.layer) is Kind.SUM and len(tensors) > 2:
-            return _pairwise_sum(node.layer, tensors, origins)
-        parts = _parts(_of_one_call(node.layer, calls[node.layer.name]), tensors[0])
-        origins.update({part.name: node.layer.name for part in parts})
-        first, *rest = parts
-        outputs = _host.run_as_before(node, first, tensors)
-        for part in rest:
-            outputs = part(outputs)
+        self._calls[node.layer.name] += 1
+        call = self._calls[node.layer.name]
+        layer, origin = node.layer, node.layer.name
+        name = origin if call == 1 else f"{origin}_{call}"
+        if _host.function_of(layer) is not None:
+            arguments, keywords = _host.arguments_of(node, tensors)
+            in_order = tf_calls.arguments_in_order(layer, arguments, keywords)
+            if _host.function_of(layer) == "__operators__.getitem":
+                part = self._joined.sliced(in_order[0], in_order[1])
+                if part is not None:
+                    return part
+            translated = tf_calls.as_layer(name, _host.function_of(layer) or "", in_order)
+            if translated is not None:
+                return self._run(*translated, origin=origin)
+        elif not layer.weights and call > 1:
+            layer = type(layer).from_config({**layer.get_config(), "name": name})
+        if _is_simple_call(node, tensors):
+            return self._run(layer, tensors, origin=origin, name=name)
+        return _host.run_as_before(node, layer, tensors)
+
+    def _run(self, layer: Any, tensors: list[Any], *, origin: str, name: str | None = None) -> Any:
+        """Calls a layer, or what it is made of; `name` is that of this call."""
+        name = name or layer.name
+        kind = kind_of(layer)
+        if kind in (Kind.SUM, Kind.PRODUCT) and len(tensors) > 2:
+            return self._one_by_one(layer, tensors, origin)
+        if type(layer) is layers.Average:
+            total = self._one_by_one(layers.Add(name=f"{name}_sum"), tensors, origin)
+            return self._rescaled(name, total, 1.0 / len(tensors), 0.0, origin)
+        if type(layer) is layers.Concatenate and len(tensors) == 1:
+            return tensors[0]
+        if kind is Kind.AFFINE:
+            return self._rescaled(name, tensors[0], layer.scale, layer.offset, origin)
+        if type(layer) is layers.Normalization and not layer.invert and _is_per_channel(layer):
+            mean, variance = (np.ravel(statistic.numpy()) for statistic in (layer.mean, layer.variance))
+            scale = 1.0 / np.maximum(np.sqrt(variance), 1e-7)
+            return self._rescaled(name, tensors[0], scale, -mean * scale, origin)
+        if type(layer) is layers.SeparableConv2D:
+            outputs = tensors[0]
+            for part in self._parts(layer, lambda: _separable_parts(layer, tensors[0])):
+                outputs = self._new(part, origin)(outputs)
+            return self._activated(layer.activation, f"{name}_pointwise_activation", outputs, origin)
+        if kind is Kind.LINEAR:
+            (function,) = self._parts(layer, lambda: [_take_activation(layer)])
+            self.origins[layer.name] = origin
+            return self._activated(function, f"{name}_activation", layer(tensors[0]), origin)
+        if type(layer) is layers.Activation and activation_name(layer) != "linear":
+            return self._activated(layer.activation, name, tensors[0], origin, layer)
+        if type(layer) is layers.LeakyReLU:
+            layer = layers.LeakyReLU(_multiple_of_unit(float(layer.alpha)), name=name)
+        outputs = self._new(layer, origin)(tensors if len(tensors) > 1 else tensors[0])
+        self._joined.note(layer, tensors, outputs)
+        if kind_of(layer) is Kind.RELU and ceiling_of(layer) is not None:
+            self._clipped[id(outputs)] = tensors[0], float(ceiling_of(layer) or 0.0)
         return outputs
 
-    return _host.replay(model, call), origins
-
-
-def _pairwise_sum(layer: Any, tensors: list[Any], origins: dict[str, str]) -> Any:
-    """Adds more than two tensors one by one: the runtime adds two, and each sum has a grid of its own."""
-    total = tensors[0]
-    for index, tensor in enumerate(tensors[1:], start=1):
-        last = index == len(tensors) - 1
-        part = layers.Add(name=layer.name if last else f"{layer.name}_{index}")
-        origins[part.name] = layer.name
-        total = part([total, tensor])
-    return total
-
-
-def _of_one_call(layer: Any, call: int) -> Any:
-    """The layer for its first call, a copy of another name for each later one; each call has a grid of its own."""
-    if call == 1:
+    def _new(self, layer: Any, origin: str) -> Any:
+        self.origins[layer.name] = origin
         return layer
-    if layer.weights:
-        raise ValueError(
-            f"Got the layer {layer.name!r} ({type(layer).__name__}) called more than once, expected one call of each "
-            "layer with weights: give every call a layer of its own."
-        )
-    return type(layer).from_config({**layer.get_config(), "name": f"{layer.name}_{call}"})
+
+    def _parts(self, layer: Any, make: Any) -> list[Any]:
+        """What a layer was taken apart into when it was called first."""
+        if layer.name not in self._taken_apart:
+            self._taken_apart[layer.name] = make()
+        return self._taken_apart[layer.name]
+
+    def _one_by_one(self, layer: Any, tensors: list[Any], origin: str) -> Any:
+        """Merges more than two tensors one by one: the runtime takes two, and each result has a grid of its own."""
+        total = tensors[0]
+        for index, tensor in enumerate(tensors[1:], start=1):
+            last = index == len(tensors) - 1
+            part = type(layer)(name=layer.name if last else f"{layer.name}_{index}")
+            total = self._new(part, origin)([total, tensor])
+        return total
+
+    def _rescaled(self, name: str, tensor: Any, scale: Any, offset: Any, origin: str) -> Any:
+        """Scale * tensor + offset, together with the affine layer before it; behind a clip, the clip of the multiple.
+
+        a min(max(x, 0), c) = min(max(a x, 0), a c) for a > 0, so that the constants of a hard sigmoid,
+        relu6(x + 3) / 6, become one affine layer before one clip.
+        """
+        scale, offset = (_flat(np.asarray(values, np.float64)) for values in (scale, offset))
+        clipped = self._clipped.get(id(tensor))
+        if clipped is not None and scale.ndim == 0 and scale > 0 and not np.any(offset):
+            source = self._rescaled(f"{name}_affine", clipped[0], scale, 0.0, origin)
+            outputs = self._new(layers.ReLU(float(clipped[1] * scale), name=name), origin)(source)
+            self._clipped[id(outputs)] = source, float(clipped[1] * scale)
+            return outputs
+        before = self._affine.get(id(tensor))
+        if before is not None:
+            tensor, scale, offset = before[0], before[1] * scale, before[2] * scale + offset
+        layer = layers.Rescaling(scale.tolist(), offset.tolist(), name=name)
+        outputs = self._new(layer, origin)(tensor)
+        self._affine[id(outputs)] = tensor, scale, offset
+        return outputs
+
+    def _activated(self, function: Any, name: str, tensor: Any, origin: str, layer: Any = None) -> Any:
+        """The tensor behind an activation function."""
+        layer = layer or layers.Activation(function, name=name)
+        function_name = activation_name(layer)
+        if function_name == "linear":
+            return tensor
+        if function_name in ("silu", "swish"):
+            gate = self._new(layers.Activation("sigmoid", name=f"{name}_sigmoid"), origin)(tensor)
+            return self._new(layers.Multiply(name=name), origin)([tensor, gate])
+        if function_name == "hard_sigmoid":
+            affine = self._rescaled(f"{name}_affine", tensor, 0.2, 0.5, origin)
+            outputs = self._new(layers.ReLU(1.0, name=name), origin)(affine)
+            self._clipped[id(outputs)] = affine, 1.0
+            return outputs
+        if function_name == "leaky_relu":
+            return self._run(layers.LeakyReLU(0.2, name=name), [tensor], origin=origin)
+        outputs = self._new(layer, origin)(tensor)
+        if kind_of(layer) is Kind.RELU and ceiling_of(layer) is not None:
+            self._clipped[id(outputs)] = tensor, float(ceiling_of(layer) or 0.0)
+        return outputs
 
 
-def _parts(layer: Any, inputs: Any) -> list[Any]:
-    if type(layer) is layers.SeparableConv2D:
-        return _separable_parts(layer, inputs)
-    if kind_of(layer) is Kind.LINEAR and activation_name(layer) != "linear":
-        return [layer, _own_activation(layer)]
-    return [layer]
+def _is_simple_call(node: _host.Node, tensors: list[Any]) -> bool:
+    """Whether a layer was called on its tensors alone, without other arguments."""
+    arguments, keywords = _host.arguments_of(node, tensors)
+    return len(arguments) == 1 and not keywords and len(_host.as_list(arguments[0])) == len(tensors)
 
 
-def _own_activation(layer: Any) -> Any:
+def _is_per_channel(layer: Any) -> bool:
+    """Whether a Normalization has one mean and variance per channel, or one for all."""
+    return layer.mean is not None and layer.mean.shape.num_elements() in (1, layer.mean.shape[-1])
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """One value as a scalar, several as a vector."""
+    return values.reshape(()) if values.size == 1 else values.reshape(-1)
+
+
+def _multiple_of_unit(slope: float) -> float:
+    return round(slope / _LEAKY_SLOPE_UNIT) * _LEAKY_SLOPE_UNIT
+
+
+def _take_activation(layer: Any) -> Any:
     function, layer.activation = layer.activation, _host.keras.activations.linear
-    return layers.Activation(function, name=f"{layer.name}_activation")
+    return function
 
 
 def _separable_parts(layer: Any, inputs: Any) -> list[Any]:
@@ -94,7 +211,6 @@ def _separable_parts(layer: Any, inputs: Any) -> list[Any]:
         layer.filters,
         1,
         use_bias=layer.use_bias,
-        activation=layer.activation,
         kernel_regularizer=layer.pointwise_regularizer,
         kernel_constraint=layer.pointwise_constraint,
         bias_regularizer=layer.bias_regularizer,
@@ -106,4 +222,4 @@ def _separable_parts(layer: Any, inputs: Any) -> list[Any]:
     depthwise.set_weights([layer.depthwise_kernel.numpy()])
     bias = [layer.bias.numpy()] if layer.use_bias else []
     pointwise.set_weights([layer.pointwise_kernel.numpy(), *bias])
-    return [depthwise, *_parts(pointwise, inputs)]
+    return [depthwise, pointwise]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import tensorflow_model_optimization as tfmot
 
 from tfqil import _host
 from tfqil.numerics.grid import ActivationGrid, WeightGrid
+from tfqil.numerics.storable import storable
 from tfqil.quantizers import ActivationQuantizer, WeightQuantizer
-from tfqil.scheme.accumulator import bias_rounding
+from tfqil.scheme import inference
 
 
 @_host.serializable
@@ -58,18 +60,25 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         variables: Mapping[str, Any] = self._weight_vars[0][2]
         return variables
 
-    def quantized(self, kernel: Any) -> tf.Tensor:
-        """The values that inference computes with in place of a kernel's."""
-        return self.weight_quantizer(kernel, False, weights=self.quantizer_variables)
+    @property
+    def channels_last_kernel(self) -> tf.Tensor:
+        """The float kernel with its output channels on the last axes, as quantizers take it."""
+        return _host.with_channels_last(self.layer, tf.convert_to_tensor(self.kernel))
+
+    def quantized(self, kernel: Any, training: Any = False) -> tf.Tensor:
+        """The values that the layer computes with in place of a kernel's."""
+        kernel = _host.with_channels_last(self.layer, tf.convert_to_tensor(kernel))
+        values = self.weight_quantizer(kernel, training, weights=self.quantizer_variables)
+        return _host.with_channels_last(self.layer, values)  # Its own inverse.
 
     def grid(self) -> WeightGrid:
-        """The integers and steps of the kernel.
+        """The integers and steps of the kernel, its output channels on the last axes.
 
         Raises:
             ValueError: NaN or Inf in the kernel.
         """
         self._require_finite_kernel()
-        return self.weight_quantizer.grid(self.kernel, self.quantizer_variables)
+        return self.weight_quantizer.grid(self.channels_last_kernel, self.quantizer_variables)
 
     def initialize(self) -> None:
         """Fits the quantizer's variables to the kernel as it is now.
@@ -78,7 +87,7 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
             ValueError: NaN or Inf in the kernel.
         """
         self._require_finite_kernel()
-        self.weight_quantizer.initialize(self.kernel, self.quantizer_variables)
+        self.weight_quantizer.initialize(self.channels_last_kernel, self.quantizer_variables)
 
     def _require_finite_kernel(self) -> None:
         if not np.all(np.isfinite(self.kernel.numpy())):
@@ -89,8 +98,13 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """The inner layer's outputs with the quantized kernel in place of the float one."""
-        kernel, quantizer, variables = self._weight_vars[0]
-        quantized = quantizer(tf.convert_to_tensor(kernel), training, weights=variables)
+        return self._computed(inputs, training, **kwargs)
+
+    @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and looking for it takes long.
+    def _computed(self, inputs: Any, training: Any, **kwargs: Any) -> Any:
+        if _host.is_inferring_shapes():
+            return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)
+        quantized = self.quantized(self.kernel, training)
         with _host.kernel_replaced(self.layer, tf.cast(quantized, self.layer.compute_dtype)):
             # The layer itself, not its `call`: it casts its inputs and its bias as its own policy says.
             return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)
@@ -112,65 +126,138 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         return {**super().get_config(), "reason": self.reason}
 
 
+# The lower and upper end that a tensor is clipped to before it is quantized; None for no end.
+Clip = tuple[float | None, float | None]
+
+
 @_host.serializable
 class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
-    """Puts a tensor on the grid of an activation quantizer.
+    """Puts a tensor on the grid of an activation quantizer; or several tensors, each a site, on one grid.
 
-    At inference the bias that reaches the tensor is rounded first, as the integer file stores it
-    (`accumulator.bias_rounding`), so that evaluation, the frozen grids and the file agree.
+    In training the quantizer's formula is computed. At inference it is what the operator of the file computes that this
+    tensor is the output of (`inference.levels`), so that evaluation, the frozen grids and the file agree.
 
     Args:
         quantizer: what quantizes.
         reason: why the tensor got this quantizer, for the report.
-        ceiling: clips the tensor there first: 6 where the layer replaces a ReLU6.
+        clips: for each site the ends that the tensor is clipped to first: (0, None) where the layer replaces a ReLU.
+        replaces: the names of the layers whose clips those are, for the report.
     """
 
     def __init__(
-        self, quantizer: ActivationQuantizer, reason: str = "", ceiling: float | None = None, **kwargs: Any
+        self,
+        quantizer: ActivationQuantizer,
+        reason: str = "",
+        clips: Sequence[Clip] = ((None, None),),
+        replaces: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        self.ceiling = ceiling
+        # Not as a list, which Keras would track as state.
+        self.clips: tuple[Clip, ...] = tuple((low, high) for low, high in clips)
+        self.replaces: tuple[str, ...] = tuple(replaces)
         self.quantizer = quantizer
         self.reason = reason
 
+    @property
+    def sites(self) -> int:
+        """The number of tensors that share the grid."""
+        return len(self.clips)
+
     def build(self, input_shape: Any) -> None:
-        """Creates the quantizer's variables."""
-        self._quantizer_variables = self.quantizer.build(input_shape, "activation", self)
+        """Creates the quantizer's variables, those of a range for each site."""
+        names = ["activation"] if self.sites == 1 else [f"activation_{site}" for site in range(self.sites)]
+        self._site_variables = [self.quantizer.build(input_shape, name, self) for name in names]
         super().build(input_shape)  # Without it, reloading from `.keras` builds twice.
+
+    def site_variables(self, site: int) -> Mapping[str, Any]:
+        """The variables that observe the tensor of a site."""
+        variables: Mapping[str, Any] = self._site_variables[site]
+        return variables
 
     @property
     def quantizer_variables(self) -> Mapping[str, Any]:
-        """The variables of the quantizer."""
-        return self._quantizer_variables
+        """What the grid depends on: the quantizer's variables, or what those of all sites amount to."""
+        if self.sites == 1:
+            return self.site_variables(0)
+        return self.quantizer.united(self._site_variables)
+
+    def step_zero_lower(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The parameters of the grid as float32 scalars."""
+        _, zero, lower = self.quantizer.step_zero_lower(self.quantizer_variables)
+        return self.stored_step() / self.normalizer(), zero, lower
+
+    def stored_step(self) -> tf.Tensor:
+        """The step of the tensor in a file, which does not divide it by the normalizer."""
+        step, _, _ = self.quantizer.step_zero_lower(self.quantizer_variables)
+        return storable(step * self.normalizer())
+
+    def normalizer(self) -> tf.Tensor:
+        """What the quantizer divides the tensor by, a float32 scalar; 1 but for normalized outputs."""
+        return self.quantizer.normalizer(self.quantizer_variables)
+
+    def is_initialized(self) -> bool:
+        """Whether data have set the grid."""
+        return all(map(self.quantizer.is_initialized, self._site_variables))
 
     def grid(self) -> ActivationGrid:
-        """The levels of the tensor."""
-        return self.quantizer.grid(self._quantizer_variables)
+        """The levels of the tensor at inference."""
+        return dataclasses.replace(
+            self.quantizer.grid(self.quantizer_variables), step=float(self.stored_step() / self.normalizer())
+        )
 
-    def call(self, inputs: Any, training: Any = None) -> Any:
-        """The quantized tensor."""
+    def call(self, inputs: Any, training: Any = None, site: int = 0, operands: Any = None) -> Any:
+        """The quantized tensor; `operands` are what the operator before it reads, if inference needs to know them."""
+        return self._computed(inputs, training, site, operands)
+
+    @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and looking for it takes long.
+    def _computed(self, inputs: Any, training: Any, site: int, operands: Any) -> tf.Tensor:
+        if _host.is_inferring_shapes():
+            return tf.cast(inputs, tf.float32)
         if not training:
-            correction = bias_rounding(self)
-            if correction is not None:
-                inputs = inputs + correction
+            return self._inferred(inputs, site, operands)
+        variables = self.site_variables(site)
         # A frozen layer's range moves no more, as a frozen batch normalization's statistics do not.
-        return self.quantizer(self.clipped(inputs), training and self.trainable, weights=self._quantizer_variables)
+        learns = self.trainable
+        inputs = self.clipped(inputs, site)
+        if self.sites == 1:
+            return self.quantizer(inputs, learns, weights=variables)
+        if learns:
+            self.quantizer.learn(inputs, variables)
+        return self.quantizer(inputs, False, weights=self.quantizer_variables)
 
-    def clipped(self, inputs: Any) -> Any:
-        """The tensor below the ceiling, if there is one."""
-        return inputs if self.ceiling is None else tf.minimum(inputs, self.ceiling)
+    def _inferred(self, inputs: Any, site: int, operands: Any) -> tf.Tensor:
+        """The tensor as the file has it."""
+        step, (_, zero, lower) = self.stored_step(), self.step_zero_lower()
+        values = inference.levels(self, tf.cast(inputs, tf.float32), operands, site)
+        highest = float(2**self.quantizer.bits - 1) - zero
+        lowest = highest - 255.0  # The file's clip: int8 ends there, however few levels training has.
+        low, high = self.clips[site]
+        if low is not None or not self.quantizer.is_signed:
+            lowest = tf.zeros_like(zero)
+        if high is not None:
+            highest = tf.minimum(highest, tf.round((high - lower) / step))
+        return tf.clip_by_value(values, lowest, highest) * (step / self.normalizer())
+
+    def clipped(self, inputs: Any, site: int = 0) -> Any:
+        """The tensor between the ends of its clip, if there are any."""
+        low, high = self.clips[site]
+        if low is not None and self.quantizer.is_signed:  # Unsigned grids begin at 0 themselves.
+            inputs = tf.maximum(inputs, low)
+        return inputs if high is None else tf.minimum(inputs, high)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The quantizer and the reason of the placement."""
+        """The quantizer, the clips and the reason of the placement."""
         config = {
             "quantizer": _host.serialize_object(self.quantizer),
             "reason": self.reason,
-            "ceiling": self.ceiling,
+            "clips": [list(clip) for clip in self.clips],
+            "replaces": list(self.replaces),
         }
         return {**super().get_config(), **config}
 

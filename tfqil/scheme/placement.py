@@ -5,6 +5,8 @@
    activation quantizer that its readers ask for if they all ask for the same and it is non-negative, else with 8 bits.
 3. Readers that ask for fewer bits than an 8-bit tensor has share one quantizer between the tensor and them.
 4. Value-keeping layers pass the grid on; what reads them counts as reading their input.
+5. Tensors that are joined, or of which one is computed on the grid of the other, share one 8-bit grid.
+6. Layers whose arithmetic is not known stay in float; what integer layers read of theirs is quantized.
 """
 
 from __future__ import annotations
@@ -23,24 +25,37 @@ from tfqil.quantizers import (
 )
 from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.kinds import (
+    ACCUMULATING,
+    FOLDED,
     LOOKUP_GRIDS,
     Kind,
     activation_name,
-    has_kernel,
-    has_known_activation,
+    ceiling_of,
+    is_signed_by_itself,
     kind_of,
-    supported_layers,
 )
+from tfqil.scheme.ties import Ties
 
 _EIGHT = 8
+# The clip of a ReLU6, the only one but the clip at 0 that the runtime fuses.
+_FUSED_CEILING = 6.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A quantizer and the reason for it."""
+    """A quantizer and the reason for it.
+
+    Attributes:
+        quantizer: the quantizer.
+        reason: why it is there.
+        tie: number of the group of tensors that share the quantizer; None where there is none.
+        replaces: names of the ReLU layers whose clip the quantizer does.
+    """
 
     quantizer: Any
     reason: str
+    tie: int | None = None
+    replaces: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,66 +66,15 @@ class Plan:
         kernels: layer name -> choice of the weight quantizer.
         tensors: tensor number -> choice of the activation quantizer where the tensor is produced.
         between: (tensor number, reader's name) -> choice between the tensor and that reader.
-        absorbed: names of the ReLU and ReLU6 layers that a quantizer replaces.
+        absorbed: names of the ReLU layers that a quantizer replaces.
+        in_float: names of the layers that compute in float.
     """
 
     kernels: Mapping[str, Choice]
     tensors: Mapping[int, Choice]
     between: Mapping[tuple[int, str], Choice]
     absorbed: frozenset[str]
-
-
-def require_known_layers(model: Any) -> None:
-    """Raises one sentence that lists every layer of a model whose arithmetic is not known."""
-    problems = [
-        f"{layer.name!r} ({problem})" for layer in map(_host.unannotated, model.layers) if (problem := _problem(layer))
-    ]
-    problems += [
-        f"{name!r} (input of dtype {tensor.dtype.name})"
-        for name, tensor in zip(model.input_names, model.inputs, strict=True)
-        if not tensor.dtype.is_floating
-    ]
-    if problems:
-        raise ValueError(
-            f"Got layers that tfqil cannot quantize: {', '.join(problems)}; expected {supported_layers()}: replace "
-            "them, or quantize the part of the model without them."
-        )
-
-
-def _problem(layer: Any) -> str | None:
-    """What is wrong with a layer, in a few words; None if nothing is."""
-    kind, name = kind_of(layer), type(layer).__name__
-    if kind is None and not has_kernel(layer):
-        return name
-    if getattr(layer, "data_format", None) == "channels_first":
-        return f"{name} with data_format='channels_first'"
-    if has_kernel(layer):
-        if not has_known_activation(layer):
-            return f"{name} with activation {activation_name(layer)!r}"
-        return _convolution_problem(layer, name)
-    if kind is Kind.AVERAGE_POOL and not _pools_whole_windows(layer):
-        return f"{name} whose windows reach over the border, or with two different strides"
-    return None
-
-
-def _convolution_problem(layer: Any, name: str) -> str | None:
-    if getattr(layer, "groups", 1) != 1:
-        return f"{name} with groups={layer.groups}"
-    if "Depthwise" in name or "Separable" in name:
-        if max(layer.dilation_rate) > 1:
-            return f"{name} with dilation_rate={layer.dilation_rate}"
-        if len(set(layer.strides)) > 1:
-            return f"{name} with two different strides"
-    return None
-
-
-def _pools_whole_windows(layer: Any) -> bool:
-    """Whether every window of an average pooling lies inside the image, so that all count as many pixels."""
-    if len(set(layer.strides)) > 1:
-        return False
-    sizes = layer.input_shape[1:3]
-    tiles = all(size is not None and size % pool == 0 for size, pool in zip(sizes, layer.pool_size, strict=True))
-    return layer.padding == "valid" or (tuple(layer.strides) == tuple(layer.pool_size) and tiles)
+    in_float: frozenset[str]
 
 
 class Planner:
@@ -125,12 +89,18 @@ class Planner:
         self._default = default
         self._edge_bits = edge_bits
         self._kinds = {node.layer.name: kind_of(node.layer) for node in self._graph.nodes}
+        self._non_negative: dict[int, bool] = {}
         self._edges = self._find_edges()
+        self._kernels = {node.layer.name: self._kernel(node) for node in self._nodes(Kind.LINEAR)}
+        self._float_tensors: set[int] = set()
+        self._float_layers = self._find_float()
+        self._ties = Ties()
+        for node in self._graph.nodes:
+            if self._is_tying(node):
+                self._ties.tie([*map(self._source, self._tied_inputs(node)), *node.outputs])
 
     def plan(self) -> Plan:
         """The decisions for the whole model."""
-        self._require_joinable()
-        kernels = {node.layer.name: self._kernel(node) for node in self._nodes(Kind.LINEAR)}
         tensors: dict[int, Choice] = {}
         absorbed = set()
         for node in self._graph.nodes:
@@ -138,18 +108,15 @@ class Planner:
                 if self._is_quantized_here(node, tensor):
                     choice = self._choice(node, tensor)
                     replaced = self._replaced_activations(node, choice)
-                    if replaced:
-                        absorbed.update(replaced)
-                        choice = dataclasses.replace(
-                            choice, reason=f"{choice.reason}; its clip replaces {', '.join(replaced)}"
-                        )
-                    tensors[tensor] = choice
+                    absorbed.update(replaced)
+                    tensors[tensor] = dataclasses.replace(choice, replaces=tuple(replaced))
         between = self._between(tensors)
         return Plan(
-            kernels={name: choice for name, choice in kernels.items() if choice.quantizer is not None},
+            kernels={name: choice for name, choice in self._weights().items() if choice.quantizer is not None},
             tensors=tensors,
             between=between,
             absorbed=frozenset(absorbed),
+            in_float=frozenset(self._float_layers),
         )
 
     # Kernels -----------------------------------------------------------------------------------------------------
@@ -162,6 +129,14 @@ class Planner:
             return Choice(quantizer=self._default.weights, reason="config of the scheme")
         return Choice(quantizer=self._edge_weights(), reason=self._edges[name])
 
+    def _weights(self) -> dict[str, Choice]:
+        """The choices for kernels, and for the slopes of a PReLU."""
+        slopes = MaxAbsWeightQuantizer(bits=_EIGHT, per_channel=False)
+        choice = Choice(quantizer=slopes, reason="slopes: 8 bits, which the runtime prescribes")
+        tied = {node.layer.name: node.layer for node in self._nodes(Kind.TIED)}
+        names = [name for name, layer in tied.items() if _host.kernel_name(layer) and name not in self._float_layers]
+        return {**self._kernels, **dict.fromkeys(names, choice)}
+
     def _edge_weights(self) -> WeightQuantizer | None:
         return None if self._edge_bits is None else MaxAbsWeightQuantizer(bits=self._edge_bits)
 
@@ -169,89 +144,168 @@ class Planner:
         """Layers with a kernel at a model input or output: their names, and which."""
         edges = {}
         for node in self._nodes(Kind.LINEAR):
-            if any(self._kind(self._origin(tensor)) is Kind.INPUT for tensor in node.inputs):
+            if any(self._starts_the_model(tensor) for tensor in node.inputs):
                 edges[node.layer.name] = "edge: reads a model input"
             elif any(self._ends_the_model(tensor) for tensor in node.outputs):
                 edges[node.layer.name] = "edge: ends at a model output"
         return edges
 
+    def _starts_the_model(self, tensor: int) -> bool:
+        """Whether a tensor is an input of the model, perhaps behind constants and what keeps values."""
+        producer = self._graph.producer(tensor)
+        if self._kind(producer) in (Kind.KEEP, *FOLDED):
+            return self._starts_the_model(producer.inputs[0])
+        return self._kind(producer) is Kind.INPUT
+
     def _ends_the_model(self, tensor: int) -> bool:
-        passing = (Kind.NORM, Kind.RELU, Kind.RELU6, Kind.LOOKUP, Kind.KEEP)
+        passing = (*FOLDED, Kind.RELU, Kind.LOOKUP, Kind.FUNCTION, Kind.TIED, Kind.KEEP, Kind.CONCATENATE)
         return tensor in self._graph.outputs or any(
             self._kind(reader) in passing and any(self._ends_the_model(output) for output in reader.outputs)
             for reader in self._graph.readers(tensor)
         )
 
+    def _find_float(self) -> set[str]:
+        """The layers that compute in float; notes which tensors come from them.
+
+        What follows a float edge stays in float up to the next kernel; what follows an unknown layer does not.
+        """
+        found = set()
+        edge_tensors: set[int] = set()
+        for node in self._graph.nodes:
+            kind = self._kind(node)
+            if kind is Kind.INPUT:
+                is_edge = self._edge_bits is None or not _host.is_floating(node)
+            elif kind is Kind.LINEAR:
+                is_edge = self._kernels[node.layer.name].quantizer is None
+            else:
+                is_edge = all(tensor in edge_tensors for tensor in node.inputs) or not _host.is_floating(node)
+            if is_edge:
+                edge_tensors.update(node.outputs)
+            if is_edge or kind is None:
+                self._float_tensors.update(node.outputs)
+                found.add(node.layer.name)
+        return found
+
     # Tensors -----------------------------------------------------------------------------------------------------
 
     def _is_quantized_here(self, node: _host.Node, tensor: int) -> bool:
-        kind = self._kind(node)
-        if kind is Kind.KEEP:
+        kind, readers = self._kind(node), self._graph.readers(tensor)
+        if tensor in self._float_tensors or kind is Kind.INPUT:
+            return any(reader.layer.name not in self._float_layers for reader in readers)
+        if self._passes_on(node):
             return False  # It is quantized already, where it was produced.
-        if self._edge_bits is None and self._is_float_tail(node) and self._ends_the_model(tensor):
-            return False
-        if kind is Kind.INPUT and self._edge_bits is None:
-            return any(self._kind(r) is not Kind.LINEAR or r.layer.name in self._configs for r in self._uses(tensor))
         if tensor in self._graph.outputs:
             return True
-        readers = self._graph.readers(tensor)
         return not (len(readers) == 1 and self._is_fused(kind, readers[0]))
 
-    def _is_float_tail(self, node: _host.Node) -> bool:
-        """Whether a tensor comes from a float layer that ends the model, through what does not multiply."""
-        if self._kind(node) is Kind.LINEAR:
-            return node.layer.name in self._edges and node.layer.name not in self._configs
-        passing = (Kind.NORM, Kind.RELU, Kind.RELU6, Kind.LOOKUP, Kind.KEEP)
-        return self._kind(node) in passing and self._is_float_tail(self._graph.producer(node.inputs[0]))
+    def _passes_on(self, node: _host.Node) -> bool:
+        """Whether the outputs of a node are on the grid of its inputs."""
+        kind = self._kind(node)
+        return kind is Kind.KEEP or (kind is Kind.CONCATENATE and not self._is_joined(node))
 
     def _is_fused(self, kind: Kind | None, reader: _host.Node) -> bool:
         """Whether a reader works on the accumulator, before anything is rounded."""
         reading = self._kind(reader)
-        if reading is Kind.NORM:
-            return kind is Kind.LINEAR
-        if reading in (Kind.RELU, Kind.RELU6):
-            return kind in (Kind.LINEAR, Kind.NORM, Kind.SUM)
-        if reading is Kind.CONCATENATE:
-            return all(self._can_join(tensor, reader) for tensor in reader.inputs)
-        return False
+        if reading in FOLDED:
+            return kind in (Kind.LINEAR, *FOLDED)
+        if reading is Kind.RELU:
+            return kind in ACCUMULATING
+        return reading is Kind.CONCATENATE and self._is_joined(reader)
 
-    def _can_join(self, tensor: int, concatenate: _host.Node) -> bool:
-        """Whether a branch of a concatenation can be written on the grid of the whole."""
-        kinds = {self._kind(self._graph.producer(branch)) for branch in concatenate.inputs}
+    def _is_joined(self, concatenate: _host.Node) -> bool:
+        """Whether the branches of a concatenation can be written on the grid that its readers ask for."""
+        producers = [self._graph.producer(tensor) for tensor in concatenate.inputs]
+        kinds = {self._kind(producer) for producer in producers}
+        rank = len(concatenate.layer.output_shape)
         return (
-            tensor not in self._graph.outputs
-            and self._graph.readers(tensor) == (concatenate,)
+            concatenate.layer.axis in (-1, rank - 1)
+            and all(
+                tensor not in self._graph.outputs
+                and tensor not in self._float_tensors
+                and self._graph.readers(tensor) == (concatenate,)
+                for tensor in concatenate.inputs
+            )
             # ReLUs on all branches become the clip of the whole; on some of them they could not.
-            and (kinds == {Kind.RELU} or kinds <= {Kind.LINEAR, Kind.NORM, Kind.SUM})
-            and concatenate.layer.axis in (-1, len(concatenate.layer.output_shape) - 1)
+            and (kinds == {Kind.RELU} or kinds <= {Kind.LINEAR, *FOLDED})
+            and all(
+                self._kind(producer) is not Kind.RELU
+                or (ceiling_of(producer.layer) is None and self._is_behind_accumulator(producer))
+                for producer in producers
+            )
         )
 
-    def _require_joinable(self) -> None:
-        """Raises one sentence for a concatenation whose branches cannot be written on one grid."""
-        for node in self._nodes(Kind.CONCATENATE):
-            if not all(self._can_join(tensor, node) for tensor in node.inputs):
-                raise ValueError(
-                    f"Got the Concatenate {node.layer.name!r} of tensors that need grids of their own, expected "
-                    "branches along the last axis that nothing else reads and that come from layers with a kernel, "
-                    "batch norms or Adds, all behind a ReLU or none: give it such branches."
-                )
+    def _is_behind_accumulator(self, relu: _host.Node) -> bool:
+        """Whether a ReLU is fused into what it reads."""
+        (source,) = relu.inputs
+        producer = self._graph.producer(source)
+        return self._graph.readers(source) == (relu,) and self._kind(producer) in (Kind.LINEAR, *FOLDED)
+
+    # Shared grids ------------------------------------------------------------------------------------------------
+
+    def _is_tying(self, node: _host.Node) -> bool:
+        """Whether a node needs its inputs on one grid, which is that of its output."""
+        if node.layer.name in self._float_layers:
+            return False
+        kind = self._kind(node)
+        return kind is Kind.TIED or (
+            kind is Kind.CONCATENATE and not self._is_joined(node) and not self._joins_equal_grids(node)
+        )
+
+    def _joins_equal_grids(self, concatenate: _host.Node) -> bool:
+        """Whether all branches are on the same prescribed grid."""
+        grids = {self._fixed_quantizer(self._graph.producer(self._source(t))) for t in concatenate.inputs}
+        return len(grids) == 1 and None not in grids
+
+    def _tied_inputs(self, node: _host.Node) -> list[int]:
+        """The inputs of a tying node that can be produced on the shared grid."""
+        return [t for t in node.inputs if self._fixed_quantizer(self._graph.producer(self._source(t))) is None]
+
+    def _fixed_quantizer(self, node: _host.Node) -> FixedActivationQuantizer | None:
+        """The prescribed quantizer of what a node produces; None if its grid is free."""
+        kind = self._kind(node)
+        if node.layer.name in self._float_layers:
+            return None
+        if kind is Kind.LOOKUP:
+            step, zero = LOOKUP_GRIDS[activation_name(node.layer)]
+            return FixedActivationQuantizer(step=step, zero=zero)
+        if kind is Kind.RELU and ceiling_of(node.layer) not in (None, _FUSED_CEILING):
+            # The highest level is the upper end, so that the saturation of int8 is the clip.
+            return FixedActivationQuantizer(step=float(ceiling_of(node.layer) or 0.0) / 255, zero=0)
+        return None
+
+    def _tie_choice(self, tensor: int) -> Choice | None:
+        """The quantizer of the group that a tensor belongs to; None without a group."""
+        tie = self._ties.group(tensor)
+        if tie is None:
+            return None
+        members = self._ties.members(tie)
+        signed = not all(self._is_non_negative(member) for member in members)
+        return Choice(
+            quantizer=RangeActivationQuantizer(bits=_EIGHT, signed=signed),
+            reason="one 8-bit grid for tensors that are joined, or computed from one another on one grid",
+            tie=tie,
+        )
 
     def _replaced_activations(self, node: _host.Node, choice: Choice) -> list[str]:
         """The ReLU layers that the quantizer behind a node makes needless."""
-        if self._kind(node) in (Kind.RELU, Kind.RELU6):
+        if node.layer.name in self._float_layers:
+            return []
+        if self._kind(node) is Kind.RELU:
             return [node.layer.name]
         if self._kind(node) is not Kind.CONCATENATE or choice.quantizer.is_signed:
             return []
         branches = [self._graph.producer(tensor) for tensor in node.inputs]
-        joined = all(self._can_join(tensor, node) for tensor in node.inputs)
-        return [branch.layer.name for branch in branches if joined and self._kind(branch) is Kind.RELU]
+        return [branch.layer.name for branch in branches if self._kind(branch) is Kind.RELU]
 
     def _choice(self, node: _host.Node, tensor: int) -> Choice:
         kind = self._kind(node)
-        if kind is Kind.LOOKUP:
-            step, zero = LOOKUP_GRIDS[activation_name(node.layer)]
-            reason = f"the output grid of {activation_name(node.layer)} is prescribed by the runtime"
-            return Choice(quantizer=FixedActivationQuantizer(step=step, zero=zero), reason=reason)
+        fixed = self._fixed_quantizer(node)
+        if fixed is not None:
+            what = activation_name(node.layer) if kind is Kind.LOOKUP else f"a clip at {ceiling_of(node.layer):g}"
+            return Choice(quantizer=fixed, reason=f"the output grid of {what} is prescribed by the runtime")
+        tied = self._tie_choice(tensor)
+        if tied is not None:
+            return tied
         signed = not self._is_non_negative(tensor)
         wanted = [self._wanted(reader) for reader in self._uses(tensor)]
         if wanted and tensor in self._graph.outputs:
@@ -266,7 +320,8 @@ class Planner:
             return Choice(quantizer=dataclasses.replace(first, signed=signed), reason="read by an edge layer only")
         if signed:
             return Choice(quantizer=eight, reason="signed values: 8 bits")
-        if kind is Kind.RELU6 or not self._comes_from_accumulator(node):
+        clipped = kind is Kind.RELU and ceiling_of(node.layer) is not None
+        if clipped or not self._comes_from_accumulator(node):
             first = first.without_lower()  # Nothing to subtract it in, or the clip at 6 would move with it.
         return Choice(quantizer=first, reason="all readers ask for it")
 
@@ -282,19 +337,29 @@ class Planner:
 
     def _between(self, tensors: Mapping[int, Choice]) -> dict[tuple[int, str], Choice]:
         between = {}
-        for reader in self._nodes(Kind.LINEAR):
-            wanted = self._wanted(reader)
-            if wanted is None or isinstance(wanted, RangeActivationQuantizer):
+        for reader in self._graph.nodes:
+            if self._is_tying(reader):
+                for tensor in set(reader.inputs) - set(self._tied_inputs(reader)):
+                    choice = self._tie_choice(reader.outputs[0])
+                    if choice is not None:
+                        between[tensor, reader.layer.name] = choice
+            if self._kind(reader) is not Kind.LINEAR or reader.layer.name in self._float_layers:
                 continue
-            tensor = reader.inputs[0]
-            source = self._source(tensor)
-            if source not in tensors:
+            wanted, tensor = self._wanted(reader), reader.inputs[0]
+            placed = self._placed_quantizer(tensor, tensors)
+            if wanted is None or placed is None or isinstance(wanted, RangeActivationQuantizer):
                 continue
-            placed = tensors[source].quantizer
-            if wanted.bits < placed.bits and not placed.is_signed:
-                reason = f"low-bit input of a tensor that has 8 bits ({tensors[source].reason})"
+            if wanted.bits < placed.quantizer.bits and not placed.quantizer.is_signed:
+                reason = f"low-bit input of a tensor that has 8 bits ({placed.reason})"
                 between[tensor, reader.layer.name] = Choice(quantizer=wanted.after_rounding(), reason=reason)
         return between
+
+    def _placed_quantizer(self, tensor: int, tensors: Mapping[int, Choice]) -> Choice | None:
+        """The quantizer whose grid a tensor is on."""
+        producer = self._graph.producer(tensor)
+        if tensor in tensors or not self._passes_on(producer):
+            return tensors.get(tensor)
+        return self._tie_choice(tensor) or self._placed_quantizer(producer.inputs[0], tensors)
 
     # What readers ask for ----------------------------------------------------------------------------------------
 
@@ -320,31 +385,33 @@ class Planner:
         return uses
 
     def _source(self, tensor: int) -> int:
-        """The tensor behind value-keeping layers that a tensor has its values from."""
+        """The tensor behind value-keeping layers that a tensor has its values from, as far as it is on a grid."""
         producer = self._graph.producer(tensor)
-        return self._source(producer.inputs[0]) if self._kind(producer) is Kind.KEEP else tensor
-
-    def _origin(self, tensor: int) -> _host.Node:
-        return self._graph.producer(self._source(tensor))
+        keeps = self._kind(producer) is Kind.KEEP and tensor not in self._float_tensors
+        return self._source(producer.inputs[0]) if keeps else tensor
 
     def _is_non_negative(self, tensor: int) -> bool:
+        if tensor not in self._non_negative:
+            self._non_negative[tensor] = self._find_non_negative(tensor)
+        return self._non_negative[tensor]
+
+    def _find_non_negative(self, tensor: int) -> bool:
         node = self._graph.producer(tensor)
         kind = self._kind(node)
-        if kind in (Kind.RELU, Kind.RELU6):
+        if kind is Kind.RELU:
             return True
         if kind is Kind.LOOKUP:
             return activation_name(node.layer) != "tanh"
-        if kind in (Kind.KEEP, Kind.CONCATENATE, Kind.SUM, Kind.MEAN, Kind.AVERAGE_POOL):
-            return all(self._is_non_negative(tensor) for tensor in node.inputs)
-        return False
+        if is_signed_by_itself(node.layer):
+            return False
+        passing = (Kind.KEEP, Kind.CONCATENATE, Kind.SUM, Kind.PRODUCT, Kind.MEAN, Kind.AVERAGE_POOL, Kind.TIED)
+        return kind in passing and all(self._is_non_negative(tensor) for tensor in node.inputs)
 
     def _comes_from_accumulator(self, node: _host.Node) -> bool:
         """Whether an exporter can subtract the lower end in a bias."""
-        while self._kind(node) in (Kind.RELU, Kind.RELU6, Kind.NORM):
-            if self._kind(node) is Kind.NORM:
-                return True
+        while self._kind(node) is Kind.RELU:
             node = self._graph.producer(node.inputs[0])
-        return self._kind(node) is Kind.LINEAR
+        return self._kind(node) in (Kind.LINEAR, *FOLDED)
 
     def _kind(self, node: _host.Node) -> Kind | None:
         return self._kinds[node.layer.name]

@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from tfqil.scheme.kinds import Kind, kind_of
+from tfqil import _host
+from tfqil.scheme.kinds import Kind, kind_of, why_float
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 
 _REASONS = {
     Kind.NORM: "is folded into the layer before it, or becomes a depthwise layer",
+    Kind.AFFINE: "is folded into the layer before it, or becomes a depthwise layer",
     Kind.INPUT: "its tensor is quantized by the layer behind it",
 }
 
@@ -36,9 +38,15 @@ class Placement:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlacementReport:
-    """One `Placement` per layer, in the order of the model; `str` gives a table."""
+    """One `Placement` per layer, in the order of the model; `str` gives a table.
+
+    Attributes:
+        rows: the placements.
+        unmatched_rules: patterns of `LowBitScheme(rules=...)` that no layer matched; not known of a reloaded model.
+    """
 
     rows: tuple[Placement, ...]
+    unmatched_rules: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Placement]:
         return iter(self.rows)
@@ -61,12 +69,44 @@ class PlacementReport:
         cells += [(r.layer, r.role, str(r.bits or "-"), r.quantizer or "-", r.reason) for r in self.rows]
         widths = [max(len(row[column]) for row in cells) for column in range(4)]
         lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in cells]
+        if self.unmatched_rules:
+            lines.append(f"Rules that matched no layer: {', '.join(map(repr, self.unmatched_rules))}.")
         return "\n".join(lines)
+
+
+def float_layers(model: Any) -> list[str]:
+    """The layers of a model that stay in float since their arithmetic is not known, each with the reason."""
+    return [
+        f"{layer.name!r} ({reason})"
+        for layer in model.layers
+        if not isinstance(layer, (QuantizedLayer, QuantizeActivation)) and (reason := why_float(layer))
+    ]
+
+
+def require_no_float_layers(model: Any) -> None:
+    """Raises one sentence that lists all such layers, if there are any."""
+    found = float_layers(model)
+    if found:
+        raise ValueError(
+            f"Got layers that have no integer arithmetic: {', '.join(found)}; expected none with "
+            "require_integer_only=True: replace them, or leave that out to keep them in float."
+        )
 
 
 def placements(q_model: Any) -> PlacementReport:
     """Says for every layer of a quantized model what it got and why."""
-    return PlacementReport(rows=tuple(_placement(layer) for layer in q_model.layers))
+    rows = [row for layer in q_model.layers for row in _placements(layer)]
+    return PlacementReport(rows=tuple(rows), unmatched_rules=_host.note(q_model, "unmatched_rules", ()))
+
+
+def _placements(layer: Any) -> list[Placement]:
+    """The row of a layer, and of each layer that it replaces."""
+    replaced = layer.replaces if isinstance(layer, QuantizeActivation) else ()
+    clips = [
+        Placement(layer=name, role="clip", bits=None, quantizer=None, reason=f"is the clip of {layer.name}")
+        for name in replaced
+    ]
+    return [*clips, _placement(layer)]
 
 
 def _placement(layer: Any) -> Placement:
@@ -79,9 +119,8 @@ def _placement(layer: Any) -> Placement:
         reason = "stays in float: edge_bits is None, or its config has no weight quantizer"
         return Placement(layer=layer.name, role="kernel", bits=None, quantizer=None, reason=reason)
     if kind is None:
-        return Placement(
-            layer=layer.name, role="unknown", bits=None, quantizer=None, reason="not placed by LowBitScheme"
-        )
+        reason = f"stays in float: {why_float(layer)}"
+        return Placement(layer=layer.name, role="float", bits=None, quantizer=None, reason=reason)
     reason = _REASONS.get(kind, "has nothing to quantize of its own")
     return Placement(layer=layer.name, role=kind.value, bits=None, quantizer=None, reason=reason)
 

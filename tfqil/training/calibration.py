@@ -46,15 +46,19 @@ def calibrate(q_model: Any, dataset: Any, batches: int = 8) -> Any:
     if not data:
         raise ValueError("Got a data set without a batch, expected at least one: pass some training examples.")
     _require_finite_tensors(q_model, data[0])
-    for layer in quantizing:
-        if "observed_batches" in layer.quantizer_variables:
-            layer.quantizer_variables["observed_batches"].assign(0)
+    counters = [
+        variables["observed_batches"]
+        for layer in quantizing
+        for variables in map(layer.site_variables, range(layer.sites))
+        if "observed_batches" in variables
+    ]
+    for counter in counters:
+        counter.assign(0)
     for batch in data:
         _host.evaluate(q_model, batch, _initializing)
-    for layer in quantizing:
-        if "observed_batches" in layer.quantizer_variables:
-            # Training batches set the intervals no more, however few batches calibration had.
-            layer.quantizer_variables["observed_batches"].assign(max(len(data), FIRST_BATCHES))
+    for counter in counters:
+        # Training batches set the intervals no more, however few batches calibration had.
+        counter.assign(max(len(data), FIRST_BATCHES))
     return q_model
 
 
@@ -63,13 +67,15 @@ def _initializing(node: _host.Node, tensors: list[Any]) -> Any:
     layer = node.layer
     if not isinstance(layer, QuantizeActivation):
         return _host.run_as_before(node, layer, tensors)
-    tensor = layer.clipped(tensors[0])
-    layer.quantizer.initialize(observe(tensor), layer.quantizer_variables)
+    site = _host.keyword(node, "site", 0)
+    tensor = layer.clipped(tensors[0], site)
+    layer.quantizer.initialize(observe(tensor), layer.site_variables(site))
     return _passed(layer, tensor)
 
 
-def _passed(layer: QuantizeActivation, tensor: tf.Tensor) -> tf.Tensor:
-    return tensor if layer.quantizer.is_signed else tf.nn.relu(tensor)
+def _passed(layer: QuantizeActivation, clipped: tf.Tensor) -> tf.Tensor:
+    """A clipped tensor as it goes on unrounded: unsigned grids begin at 0 themselves."""
+    return clipped if layer.quantizer.is_signed else tf.nn.relu(clipped)
 
 
 def _require_finite_tensors(q_model: Any, batch: list[tf.Tensor]) -> None:
@@ -83,7 +89,7 @@ def _require_finite_tensors(q_model: Any, batch: list[tf.Tensor]) -> None:
                 f"Got NaN or Inf in the tensor that {node.layer.name!r} quantizes, expected finite numbers: the "
                 "weights before it are broken; restore a checkpoint."
             )
-        return _passed(node.layer, tensors[0])
+        return _passed(node.layer, node.layer.clipped(tensors[0], _host.keyword(node, "site", 0)))
 
     _host.evaluate(q_model, batch, call)
 

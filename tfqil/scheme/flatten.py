@@ -1,0 +1,154 @@
+"""A flat copy of a model: nested models and blocks of layers opened, annotations taken off."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tfqil import _host
+from tfqil.scheme.kinds import kind_of
+from tfqil.scheme.tf_calls import is_known_call
+
+
+def flatten(model: Any) -> tuple[Any, dict[str, Any]]:
+    """Copies a model into one whose layers are all in one graph; `model` is not changed.
+
+    The layers of a nested model keep their names if no other layer has the same, else they get the nested model's in
+    front. A custom layer that consists of known layers and plain TensorFlow calls, and has no weights besides theirs,
+    is opened too; its parts are called after it.
+
+    Returns:
+        The copy, and the configs of annotated layers by the name of the layer in the copy.
+    """
+    copier = _Copier(_unique_names(model))
+    flat = _host.replay(model, copier.call)
+    copier.copy_weights()
+    return flat, copier.configs
+
+
+def _leaves(model: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Every layer inside a model and the names of the nested models around it."""
+    for layer in model.layers:
+        inner = _host.unannotated(layer)
+        if _host.is_model(inner):
+            yield from _leaves(inner, (*path, inner.name))
+        else:
+            yield inner, path
+
+
+def _unique_names(model: Any) -> dict[int, str]:
+    """A name for each layer, by its id."""
+    leaves = {id(layer): (layer, path) for layer, path in _leaves(model)}
+    count = collections.Counter(layer.name for layer, _ in leaves.values())
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    for identity, (layer, path) in leaves.items():
+        name = base = layer.name if count[layer.name] == 1 else "_".join((*path, layer.name))
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name)
+        names[identity] = name
+    return names
+
+
+class _Copier:
+    """Calls copies of layers; one copy for all calls of a layer."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self.configs: dict[str, Any] = {}
+        self._names = names
+        self._copies: dict[int, tuple[Any, Any]] = {}
+
+    def call(self, node: _host.Node, tensors: list[Any], **context: Any) -> Any:
+        """The outputs of the copy of a node's layer; `context` holds the arguments of nested models around it."""
+        if not node.inputs:
+            return tensors[0]
+        layer = _host.unannotated(node.layer)
+        arguments, keywords = _host.arguments_of(node, tensors)
+        context = {**context, **{key: value for key, value in keywords.items() if key == "training"}}
+        if _host.is_model(layer):
+            inputs = _host.inputs_in_order(layer, arguments)
+            return _host.evaluate(layer, inputs, functools.partial(self.call, **context))
+        if context.get("training") is not None and "training" in inspect.signature(layer.call).parameters:
+            keywords["training"] = context["training"]
+        copy = self._copy(layer)
+        config = _host.annotated_config(node.layer)
+        if config is not None:
+            self.configs[copy.name] = config
+        if _may_be_opened(layer) and len(tensors) == 1 and not keywords:
+            opened = _opened(copy, tensors[0])
+            if opened is not None:
+                return opened
+        return copy(*arguments, **keywords)
+
+    def copy_weights(self) -> None:
+        """Gives every copy the weights of its original; they exist once it was called."""
+        for original, copy in self._copies.values():
+            if original.weights and copy is not original:
+                copy.set_weights(original.get_weights())
+
+    def _copy(self, layer: Any) -> Any:
+        if id(layer) not in self._copies:
+            self._copies[id(layer)] = layer, _copy_of(layer, self._names.get(id(layer), layer.name))
+        return self._copies[id(layer)][1]
+
+
+def _copy_of(layer: Any, name: str) -> Any:
+    try:
+        return type(layer).from_config({**layer.get_config(), "name": name})
+    except (NotImplementedError, TypeError, ValueError) as error:
+        if not layer.weights:
+            return layer  # Such as a Lambda of a Python function: it has nothing that the copy could change.
+        raise ValueError(
+            f"Got the layer {layer.name!r} ({type(layer).__name__}), which cannot be copied ({error}), expected one "
+            "with a get_config that its constructor takes: add `get_config` to the class."
+        ) from error
+
+
+def _may_be_opened(layer: Any) -> bool:
+    """Whether a custom layer has no arithmetic and no weights that its inner layers do not have."""
+    if kind_of(layer) is not None or type(layer).__module__.startswith("tf_keras."):
+        return False
+    own = {id(weight) for weight in layer.weights}
+    inner = {id(weight) for part in _parts(layer) for weight in part.weights}
+    return bool(_parts(layer)) and own <= inner
+
+
+def _parts(layer: Any) -> list[Any]:
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def _opened(layer: Any, tensor: Any) -> Any:
+    """The outputs of a layer's inner layers, called one by one; None if the layer does something unknown."""
+    layer.build(tensor.shape)
+    for part in _parts(layer):
+        part._name = f"{layer.name}_{part.name}"
+    try:
+        outputs = layer.call(tensor)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None  # Its code needs tensors with values, or takes other arguments.
+    return outputs if all(_is_known(layer) for layer in _called_between(tensor, outputs)) else None
+
+
+def _is_known(layer: Any) -> bool:
+    return kind_of(layer) is not None or is_known_call(layer)
+
+
+def _called_between(source: Any, outputs: Any) -> list[Any]:
+    """The layers whose calls lead from a tensor to others."""
+    found: dict[int, Any] = {}
+    waiting = [tensor._keras_history for tensor in _host.as_list(outputs)]
+    start = source._keras_history
+    while waiting:
+        history = waiting.pop()
+        node = history.layer.inbound_nodes[history.node_index]
+        if history == start or id(node) in found:
+            continue
+        found[id(node)] = history.layer
+        waiting += [tensor._keras_history for tensor in node.keras_inputs]
+    return list(found.values())
