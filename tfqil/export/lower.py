@@ -37,6 +37,7 @@ from tfqil.export.pending import (
 )
 from tfqil.export.phases import Phases
 from tfqil.numerics.int8 import int8_divisors
+from tfqil.scheme import tf_calls
 from tfqil.scheme.kinds import FOLDED, TRAINING_ONLY, Kind, activation_name, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.tf_calls import arguments_in_order
@@ -318,8 +319,14 @@ def _kept(node: _host.Node, layer: Any, value: Value) -> Any:
     """Value-keeping layers keep the grid; those that do nothing at inference disappear."""
     if isinstance(layer, (*TRAINING_ONLY, keras_layers.Activation)):
         return value
+    tensor = _tensor(value)
+    if _host.function_of(layer) == "repeat":
+        arguments = tf_calls.arguments_in_order(layer, *_host.arguments_of(node, [tensor]))
+        enlarging = tf_calls.enlarging(layer.name, arguments)
+        if enlarging is not None:
+            return dataclasses.replace(value, tensor=enlarging[0](tensor))
     copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-    outputs = _host.run_as_before(node, copy, [_tensor(value)])
+    outputs = _host.run_as_before(node, copy, [tensor])
     return [dataclasses.replace(value, tensor=tensor) for tensor in _host.as_list(outputs)]
 
 

@@ -96,12 +96,10 @@ _BY_ACTIVATION = {
     "gelu": Kind.FUNCTION,
     **dict.fromkeys(LOOKUP_GRIDS, Kind.LOOKUP),
 }
-# Inline activations that `expand` makes of layers that are known.
-COMPOSED_ACTIVATIONS = ("hard_sigmoid", "leaky_relu", "silu", "swish")
 # TensorFlow functions that move values, whatever their arguments are.
 MOVING_FUNCTIONS = frozenset({
-    "__operators__.getitem", "expand_dims", "identity", "nn.depth_to_space", "nn.space_to_depth", "pad", "reshape",
-    "slice", "split", "squeeze", "stop_gradient", "strided_slice", "transpose", "unstack",
+    "__operators__.getitem", "expand_dims", "identity", "nn.depth_to_space", "nn.space_to_depth", "pad", "repeat",
+    "reshape", "slice", "split", "squeeze", "stop_gradient", "strided_slice", "transpose", "unstack",
 })  # fmt: skip
 
 

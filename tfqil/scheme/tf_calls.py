@@ -13,9 +13,6 @@ from tfqil.scheme.kinds import MOVING_FUNCTIONS
 
 layers = _host.keras.layers
 
-# What makes a layer: a name for it, and how to call it on tensors.
-Build = Callable[[str], Any]
-
 
 def as_layer(name: str, function: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
     """The layer that does what a call does, and the tensors to call it on; None if there is none.
@@ -163,8 +160,11 @@ def _resize(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
     return layers.UpSampling2D(factors, interpolation=str(getattr(method, "value", method)), name=name), [tensor]
 
 
-def _repeat(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
-    """Repeating rows or columns is enlarging to the nearest."""
+def enlarging(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
+    """Repeating rows or columns as the layer that enlarges to the nearest, which is one operator in a file.
+
+    For export only: XLA trains through `tf.repeat`, and not through the layer.
+    """
     tensor, times, axis = arguments[:3]
     if len(tensor.shape) != 4 or axis not in (1, 2) or not isinstance(times, int):
         return None
@@ -204,5 +204,4 @@ _CALLS: dict[str, Callable[[str, list[Any]], tuple[Any, list[Any]] | None]] = {
     "clip_by_value": _clip,
     "concat": _concatenate,
     "image.resize": _resize,
-    "repeat": _repeat,
 }
