@@ -215,8 +215,15 @@ def is_inferring_shapes() -> bool:
 
 
 def is_recurrent(layer: Any) -> bool:
-    """Whether a layer loops over time."""
-    return isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional))
+    """Whether a layer, or one inside it, loops over time."""
+    return any(isinstance(part, (keras.layers.RNN, keras.layers.Bidirectional)) for part in layer._flatten_layers())
+
+
+def copy_state(layer: Any, copy: Any) -> None:
+    """Gives a copy of a layer its weights, and what is frozen in it, inner layers included."""
+    for source, target in zip(layer._flatten_layers(), copy._flatten_layers(), strict=False):
+        target._trainable = source._trainable  # Not by the setter, which would reach the inner layers too.
+    copy.set_weights(layer.get_weights())
 
 
 def is_model(layer: Any) -> bool:
@@ -334,17 +341,17 @@ def with_channels_last(layer: Any, kernel: Any) -> Any:
     return tf.transpose(kernel, [0, 1, 3, 2]) if is_transposed(layer) else kernel
 
 
-def multiplications(wrapper: Any) -> int | None:
-    """How many products with its kernel a wrapped layer computes for one example; None if a size is open.
+def multiplications(wrapper: Any, nodes: collections.abc.Sequence[Any]) -> int | None:
+    """How many products with its kernel a wrapped layer computes for one example in its calls; None if a size is open.
 
     The weights of the kernel, once for each position of the output (of the input, if the convolution is transposed).
     """
-    layer, node = wrapper.layer, latest_node(wrapper)
-    if node is None or kernel_name(layer) == "alpha":
+    layer = wrapper.layer
+    if kernel_name(layer) == "alpha":
         return None
-    shape = (node.input_shapes if is_transposed(layer) else node.output_shapes)[1:-1]
+    shapes = [(node.input_shapes if is_transposed(layer) else node.output_shapes)[1:-1] for node in nodes]
     kernel = getattr(layer, str(kernel_name(layer))).shape.num_elements()
-    return None if None in shape else int(kernel) * math.prod(shape)
+    return None if any(None in shape for shape in shapes) else int(kernel) * sum(map(math.prod, shapes))
 
 
 @contextlib.contextmanager

@@ -72,14 +72,13 @@ def convert(
         _require_new_path(pathlib.Path(path))
     if require_integer_only:
         require_no_float_layers(q_model)
-    allow_float = allow_float or bool(float_layers(q_model))
     lowering = Lowering(q_model)
     plain = lowering.model()
     _require_exact_weights(plain, allow_float=allow_float)
     converted = _converted(plain)
     tflite = pack(order_like(converted, plain.input_names, plain.output_names), storage)
     report = inspect(tflite)
-    if not report.integer_only and not allow_float:
+    if not report.integer_only and not allow_float and not float_layers(q_model):
         first, *others = report.float_leftovers
         more = f", and {len(others)} more" if others else ""
         raise ValueError(
@@ -106,7 +105,7 @@ def _converted(plain: Any) -> bytes:
         return dict(zip(plain.output_names, _host.as_list(plain(list(inputs), training=False)), strict=True))
 
     signature = [
-        tf.TensorSpec((batch, *tensor.shape[1:]), tensor.dtype, name=name)
+        tf.TensorSpec((batch or tensor.shape[0], *tensor.shape[1:]), tensor.dtype, name=name)
         for tensor, name in zip(plain.inputs, plain.input_names, strict=True)
     ]
     # A module with the variables alone: a Keras model is traced several times over before it is converted.

@@ -105,7 +105,7 @@ class Lowering:
         if kind in (None, Kind.LINEAR) or all(isinstance(value, Float) for value in values):
             return self._run_in_float(node, values)
         if kind is Kind.KEEP:
-            return _kept(node, layer, values[0])
+            return _kept(node, layer, values)
         if kind is Kind.CONCATENATE and all(isinstance(value, Quantized) for value in values):
             return _concatenated(node, layer, values)
         if kind is Kind.FUNCTION:
@@ -121,7 +121,7 @@ class Lowering:
         copy = self._float_copies[layer.name]
         outputs = _host.run_as_before(node, copy, [_in_float(value) for value in values])
         if is_new and copy is not layer:
-            copy.set_weights(layer.get_weights())
+            _host.copy_state(layer, copy)
         return [Float(tensor=tensor) for tensor in _host.as_list(outputs)]
 
     def _settle(self, layer: QuantizeActivation, name: str, site: int, value: Value) -> Quantized:
@@ -315,8 +315,9 @@ def _is_approximate(node: _host.Node, values: list[Any]) -> bool:
     return bool(arguments_in_order(node.layer, arguments, keywords)[1])
 
 
-def _kept(node: _host.Node, layer: Any, value: Value) -> Any:
+def _kept(node: _host.Node, layer: Any, values: list[Any]) -> Any:
     """Value-keeping layers keep the grid; those that do nothing at inference disappear."""
+    value = values[0]  # Others are sizes.
     if isinstance(layer, (*TRAINING_ONLY, keras_layers.Activation)):
         return value
     tensor = _tensor(value)
@@ -326,7 +327,7 @@ def _kept(node: _host.Node, layer: Any, value: Value) -> Any:
         if enlarging is not None:
             return dataclasses.replace(value, tensor=enlarging[0](tensor))
     copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-    outputs = _host.run_as_before(node, copy, [tensor])
+    outputs = _host.run_as_before(node, copy, [tensor, *map(_tensor, values[1:])])
     return [dataclasses.replace(value, tensor=tensor) for tensor in _host.as_list(outputs)]
 
 

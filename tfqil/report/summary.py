@@ -76,10 +76,7 @@ class Summary:
         return [{**dataclasses.asdict(row.placement), **_numbers(row)} for row in self.rows]
 
     def __str__(self) -> str:
-        cells: list[tuple[str, ...]] = [
-            ("layer", "role", "bits", "grid", "weights", "bytes", "zeros", "MACs", "reason")
-        ]
-        cells += [_cells(row) for row in self.rows]
+        cells: list[tuple[str, ...]] = [_HEADINGS, *map(_cells, self.rows)]
         weights = sum(row.weights or 0 for row in self.rows)
         cells.append(("total", "", "", "", f"{weights:,}", f"{self.bytes:,}", "", f"{self.macs:,}", ""))
         widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
@@ -102,10 +99,12 @@ def summary(q_model: Any) -> Summary:
     report = placements(q_model)
     kernels = {layer.layer.name: layer for layer in q_model.layers if isinstance(layer, QuantizedLayer)}
     tensors = {layer.name: layer for layer in q_model.layers if isinstance(layer, QuantizeActivation)}
+    nodes = _host.graph_of(q_model).nodes
     rows = []
     for placement in report:
         if placement.role == "kernel" and placement.layer in kernels:
-            rows.append(_of_kernel(placement, kernels[placement.layer]))
+            wrapper = kernels[placement.layer]
+            rows.append(_of_kernel(placement, wrapper, [node.keras_node for node in nodes if node.layer is wrapper]))
         elif placement.role == "tensor":
             rows.append(LayerSummary(placement=placement, grid=_levels(tensors[placement.layer])))
         else:
@@ -113,7 +112,7 @@ def summary(q_model: Any) -> Summary:
     return Summary(rows=tuple(rows), unmatched_rules=report.unmatched_rules)
 
 
-def _of_kernel(placement: Placement, wrapper: QuantizedLayer) -> LayerSummary:
+def _of_kernel(placement: Placement, wrapper: QuantizedLayer, calls: list[Any]) -> LayerSummary:
     grid = wrapper.grid()
     stored = next(bits for bits in (*_STORED_BITS, math.inf) if grid.bits <= bits)
     stored = 16 if stored == math.inf else int(stored)
@@ -123,7 +122,7 @@ def _of_kernel(placement: Placement, wrapper: QuantizedLayer) -> LayerSummary:
         weights=grid.codes.size,
         bytes=math.ceil(grid.codes.size * stored / 8),
         sparsity=float(np.mean(grid.codes == 0)),
-        macs=_host.multiplications(wrapper),
+        macs=_host.multiplications(wrapper, calls),
     )
 
 

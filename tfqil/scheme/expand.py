@@ -33,12 +33,13 @@ def expand(model: Any) -> tuple[Any, dict[str, str]]:
     Returns:
         The model, and for each new or changed layer the name of the layer it came from.
     """
-    expander = _Expander()
+    expander = _Expander({layer.name for layer in model.layers})
     return _host.replay(model, expander.call), expander.origins
 
 
 class _Expander:
-    def __init__(self) -> None:
+    def __init__(self, names: set[str]) -> None:
+        self._names = names
         self.origins: dict[str, str] = {}
         self._calls: collections.Counter[str] = collections.Counter()
         self._taken_apart: dict[str, list[Any]] = {}
@@ -54,7 +55,7 @@ class _Expander:
         self._calls[node.layer.name] += 1
         call = self._calls[node.layer.name]
         layer, origin = node.layer, node.layer.name
-        name = origin if call == 1 else f"{origin}_{call}"
+        name = origin if call == 1 else self._fresh(f"{origin}_{call}")
         if _host.function_of(layer) is not None:
             arguments, keywords = _host.arguments_of(node, tensors)
             in_order = tf_calls.arguments_in_order(layer, arguments, keywords)
@@ -96,7 +97,7 @@ class _Expander:
         if kind is Kind.LINEAR:
             (function,) = self._parts(layer, lambda: [_take_activation(layer)])
             self.origins[layer.name] = origin
-            return self._activated(function, f"{name}_activation", layer(tensors[0]), origin)
+            return self._activated(function, self._fresh(f"{name}_activation"), layer(tensors[0]), origin)
         if type(layer) is layers.Activation and activation_name(layer) != "linear":
             return self._activated(layer.activation, name, tensors[0], origin, layer)
         if type(layer) is layers.LeakyReLU:
@@ -106,6 +107,15 @@ class _Expander:
         if kind_of(layer) is Kind.RELU and ceiling_of(layer) is not None:
             self._clipped[id(outputs)] = tensors[0], float(ceiling_of(layer) or 0.0)
         return outputs
+
+    def _fresh(self, name: str) -> str:
+        """A name that no other layer has."""
+        base, number = name, 1
+        while name in self._names:
+            number += 1
+            name = f"{base}_{number}"
+        self._names.add(name)
+        return name
 
     def _new(self, layer: Any, origin: str) -> Any:
         self.origins[layer.name] = origin
@@ -135,7 +145,7 @@ class _Expander:
         scale, offset = (_flat(np.asarray(values, np.float64)) for values in (scale, offset))
         clipped = self._clipped.get(id(tensor))
         if clipped is not None and scale.ndim == 0 and scale > 0 and not np.any(offset):
-            source = self._rescaled(f"{name}_affine", clipped[0], scale, 0.0, origin)
+            source = self._rescaled(self._fresh(f"{name}_affine"), clipped[0], scale, 0.0, origin)
             outputs = self._new(layers.ReLU(float(clipped[1] * scale), name=name), origin)(source)
             self._clipped[id(outputs)] = source, float(clipped[1] * scale)
             return outputs
@@ -154,10 +164,10 @@ class _Expander:
         if function_name == "linear":
             return tensor
         if function_name in ("silu", "swish"):
-            gate = self._new(layers.Activation("sigmoid", name=f"{name}_sigmoid"), origin)(tensor)
+            gate = self._new(layers.Activation("sigmoid", name=self._fresh(f"{name}_sigmoid")), origin)(tensor)
             return self._new(layers.Multiply(name=name), origin)([tensor, gate])
         if function_name == "hard_sigmoid":
-            affine = self._rescaled(f"{name}_affine", tensor, 0.2, 0.5, origin)
+            affine = self._rescaled(self._fresh(f"{name}_affine"), tensor, 0.2, 0.5, origin)
             outputs = self._new(layers.ReLU(1.0, name=name), origin)(affine)
             self._clipped[id(outputs)] = affine, 1.0
             return outputs

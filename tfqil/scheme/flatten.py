@@ -90,7 +90,7 @@ class _Copier:
         """Gives every copy the weights of its original; they exist once it was called."""
         for original, copy in self._copies.values():
             if original.weights and copy is not original:
-                copy.set_weights(original.get_weights())
+                _host.copy_state(original, copy)
 
     def _copy(self, layer: Any) -> Any:
         if id(layer) not in self._copies:
@@ -112,7 +112,7 @@ def _copy_of(layer: Any, name: str) -> Any:
 
 def _may_be_opened(layer: Any) -> bool:
     """Whether a custom layer has no arithmetic and no weights that its inner layers do not have."""
-    if kind_of(layer) is not None or type(layer).__module__.startswith("tf_keras."):
+    if type(layer).__module__.startswith("tf_keras.") or kind_of(layer) is not None:
         return False
     own = {id(weight) for weight in layer.weights}
     inner = {id(weight) for part in _parts(layer) for weight in part.weights}
@@ -127,9 +127,12 @@ def _opened(layer: Any, tensor: Any) -> Any:
     """The outputs of a layer's inner layers, called one by one; None if the layer does something unknown."""
     layer.build(tensor.shape)
     for part in _parts(layer):
-        part._name = f"{layer.name}_{part.name}"
+        if not part.name.startswith(f"{layer.name}_"):
+            part._name = f"{layer.name}_{part.name}"
     try:
-        outputs = layer.call(tensor)
+        # Not its default for `training`, which would hold for the inner layers whatever the model is called with.
+        keywords = {"training": None} if "training" in inspect.signature(layer.call).parameters else {}
+        outputs = layer.call(tensor, **keywords)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return None  # Its code needs tensors with values, or takes other arguments.
     return outputs if all(_is_known(layer) for layer in _called_between(tensor, outputs)) else None

@@ -51,8 +51,10 @@ class JoinedTensors:
             tensor: what is sliced.
             arguments: an index for each axis, as Keras records them: {"start", "stop", "step"}, or an Ellipsis.
         """
+        if id(tensor) not in self._parts or not isinstance(arguments, (list, tuple)):
+            return None
         bounds = _last_axis_bounds(arguments, len(tensor.shape), tensor.shape[-1])
-        if bounds is None or id(tensor) not in self._parts:
+        if bounds is None:
             return None
         start = 0
         for size, part in zip(*self._parts[id(tensor)], strict=True):
@@ -95,9 +97,11 @@ def _concatenated(layer: Any, number: int, parts: Sequence[Part]) -> Any:
 def _last_axis_bounds(arguments: Sequence[Any], rank: int, channels: int) -> tuple[int, int] | None:
     """Start and stop along the last axis of a slice that keeps all others; None for other slices."""
     indices = list(arguments)
+    if not all(index is Ellipsis or isinstance(index, dict) for index in indices):
+        return None
     if Ellipsis in indices:
         indices[indices.index(Ellipsis) : indices.index(Ellipsis) + 1] = [{}] * (rank - len(indices) + 1)
-    if len(indices) != rank or not all(isinstance(index, dict) for index in indices):
+    if len(indices) != rank:
         return None
     if any(index.get(key) is not None for index in indices[:-1] for key in ("start", "stop", "step")):
         return None

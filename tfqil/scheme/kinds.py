@@ -58,6 +58,7 @@ _BY_TYPE = {
     **dict.fromkeys(
         (
             layers.ActivityRegularization,
+            layers.AlphaDropout,
             layers.Cropping1D,
             layers.Cropping2D,
             layers.Dropout,
@@ -83,6 +84,7 @@ _BY_TYPE = {
 # Layers of this kind that do nothing at inference.
 TRAINING_ONLY = (
     layers.ActivityRegularization,
+    layers.AlphaDropout,
     layers.Dropout,
     layers.GaussianDropout,
     layers.GaussianNoise,
@@ -98,8 +100,9 @@ _BY_ACTIVATION = {
 }
 # TensorFlow functions that move values, whatever their arguments are.
 MOVING_FUNCTIONS = frozenset({
-    "__operators__.getitem", "expand_dims", "identity", "nn.depth_to_space", "nn.space_to_depth", "pad", "repeat",
-    "reshape", "slice", "split", "squeeze", "stop_gradient", "strided_slice", "transpose", "unstack",
+    "__operators__.getitem", "compat.v1.squeeze", "compat.v1.transpose", "expand_dims", "identity", "nn.depth_to_space",
+    "nn.space_to_depth", "repeat", "reshape", "slice", "split", "squeeze", "stop_gradient", "strided_slice",
+    "transpose", "unstack",
 })  # fmt: skip
 
 
@@ -195,7 +198,8 @@ def pools_whole_windows(layer: Any) -> bool:
     """Whether every window of an average pooling lies inside the image, so that all count as many pixels."""
     if len(set(layer.strides)) > 1:
         return False
-    sizes = layer.input_shape[1:-1] if layer.built else (None,) * len(layer.pool_size)
+    node = _host.latest_node(layer)
+    sizes = (None,) * len(layer.pool_size) if node is None else node.input_shapes[1:-1]
     tiles = all(size is not None and size % pool == 0 for size, pool in zip(sizes, layer.pool_size, strict=True))
     return layer.padding == "valid" or (tuple(layer.strides) == tuple(layer.pool_size) and tiles)
 

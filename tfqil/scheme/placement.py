@@ -190,6 +190,8 @@ class Planner:
 
     def _is_quantized_here(self, node: _host.Node, tensor: int) -> bool:
         kind, readers = self._kind(node), self._graph.readers(tensor)
+        if not _host.is_floating(node):
+            return False
         if tensor in self._float_tensors or kind is Kind.INPUT:
             return any(reader.layer.name not in self._float_layers for reader in readers)
         if self._passes_on(node):

@@ -153,11 +153,25 @@ def _mean(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
 
 def _resize(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
     tensor, size, method = arguments[:3]
+    if any(map(_host.is_symbolic, _host.as_list(size))):
+        return None
     height, width = (int(value) for value in np.asarray(size).reshape(-1))
     if None in tensor.shape[1:3] or height % tensor.shape[1] or width % tensor.shape[2]:
         return None
     factors = height // tensor.shape[1], width // tensor.shape[2]
     return layers.UpSampling2D(factors, interpolation=str(getattr(method, "value", method)), name=name), [tensor]
+
+
+def _pad(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
+    """Zeros around an image."""
+    tensor, paddings, *others = arguments
+    mode, value = ([*others, "CONSTANT", 0][:2]) if len(others) < 2 else (others[0], others[-1])
+    if len(tensor.shape) != 4 or str(mode).upper() != "CONSTANT" or value != 0 or _host.is_symbolic(paddings):
+        return None
+    (batch, rows, columns, channels) = np.asarray(paddings).tolist()
+    if any((*batch, *channels)):
+        return None
+    return layers.ZeroPadding2D((tuple(rows), tuple(columns)), name=name), [tensor]
 
 
 def enlarging(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
@@ -195,6 +209,8 @@ _CALLS: dict[str, Callable[[str, list[Any]], tuple[Any, list[Any]] | None]] = {
     "math.reduce_mean": _mean,
     "math.sigmoid": _activation("sigmoid"),
     "math.tanh": _activation("tanh"),
+    "compat.v1.pad": _pad,
+    "pad": _pad,
     "nn.gelu": _gelu,
     "nn.leaky_relu": _leaky_relu,
     "nn.relu": _function(lambda name: layers.ReLU(name=name)),
