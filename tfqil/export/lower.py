@@ -38,14 +38,11 @@ from tfqil.export.pending import (
 from tfqil.export.phases import Phases
 from tfqil.numerics.int8 import int8_divisors
 from tfqil.scheme import tf_calls
-from tfqil.scheme.kinds import FOLDED, TRAINING_ONLY, Kind, activation_name, kind_of
+from tfqil.scheme.kinds import FOLDED, FUSED_CEILING, TRAINING_ONLY, Kind, activation_name, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.tf_calls import arguments_in_order
 
 keras_layers = _host.keras.layers
-
-# The one upper end that an operator of the runtime clips at, in RELU6.
-_FUSED_CEILING = 6.0
 
 
 class Lowering:
@@ -131,7 +128,7 @@ class Lowering:
         low, high = layer.clips[site]
         activation = "none" if layer.quantizer.is_signed and low is None else "relu"
         if high is not None and grid.maximum + grid.lower > high + grid.step / 2:
-            if high != _FUSED_CEILING:
+            if high != FUSED_CEILING:
                 raise ValueError(
                     f"Got a grid up to {grid.maximum:.3g} behind the clip of {name!r} at {high:g}, expected one that "
                     "ends there: quantize the model with LowBitScheme, which places such grids."

@@ -33,6 +33,8 @@ class Kind(enum.Enum):
 # The output grids that the int8 specification prescribes: step and code of 0.
 LOOKUP_GRIDS = {"softmax": (1 / 256, 0), "sigmoid": (1 / 256, 0), "tanh": (1 / 128, 128)}
 
+# The one upper end of a clip that an operator of the runtime fuses, in RELU6.
+FUSED_CEILING = 6.0
 # What a batch normalization or a constant does is folded into the kernel before it, or becomes a depthwise kernel.
 FOLDED = (Kind.NORM, Kind.AFFINE)
 # What computes a sum of products before anything is rounded, where a clip can be fused.

@@ -27,6 +27,7 @@ from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.kinds import (
     ACCUMULATING,
     FOLDED,
+    FUSED_CEILING,
     LOOKUP_GRIDS,
     Kind,
     activation_name,
@@ -37,8 +38,6 @@ from tfqil.scheme.kinds import (
 from tfqil.scheme.ties import Ties
 
 _EIGHT = 8
-# The clip of a ReLU6, the only one but the clip at 0 that the runtime fuses.
-_FUSED_CEILING = 6.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,7 +269,7 @@ class Planner:
         if kind is Kind.LOOKUP:
             step, zero = LOOKUP_GRIDS[activation_name(node.layer)]
             return FixedActivationQuantizer(step=step, zero=zero)
-        if kind is Kind.RELU and ceiling_of(node.layer) not in (None, _FUSED_CEILING):
+        if kind is Kind.RELU and ceiling_of(node.layer) not in (None, FUSED_CEILING):
             # The highest level is the upper end, so that the saturation of int8 is the clip.
             return FixedActivationQuantizer(step=float(ceiling_of(node.layer) or 0.0) / 255, zero=0)
         return None
