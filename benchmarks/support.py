@@ -26,6 +26,7 @@ _CONFIGS = flags.DEFINE_list("configs", list(support_cell.CONFIGS), "Method and 
 _STORAGES = flags.DEFINE_list("storages", list(support_cell.STORAGES), "Storages of the files.")
 _OUTPUT = flags.DEFINE_string("output", "benchmarks/output/support.json", "JSON file of the cells.")
 _MARKDOWN = flags.DEFINE_string("markdown", None, "Markdown file of the matrix, such as docs/support.md.")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "Architectures at a time; each takes up to 8 GB.", lower_bound=1)
 _AGAIN = flags.DEFINE_bool("again", False, "Run cells again that the JSON file holds.")
 
 
@@ -39,7 +40,7 @@ def main(_: list[str]) -> None:
     console = rich.console.Console(highlight=False)
     console.print(f"{len(missing)} of {len(wanted)} cells to run; {output} holds {len(cells)}.")
     started = time.perf_counter()
-    for number, cell in enumerate(support_runs.run(missing), start=1):
+    for number, cell in enumerate(support_runs.run(missing, _PROCESSES.value), start=1):
         cells[cell.key] = cell
         support_runs.write(cells, output)
         minutes = (time.perf_counter() - started) / 60

@@ -5,10 +5,12 @@ A process returns its memory when it ends, and when it crashes, that is one unsu
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
 import pathlib
+import queue
 import signal
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
@@ -20,13 +22,26 @@ from support_cell import Cell, measure
 Key = tuple[str, str, str]
 
 
-def run(keys: Iterable[Key]) -> Iterator[Cell]:
-    """The cells as they are done, those of an architecture together."""
+def run(keys: Iterable[Key], processes: int = 1) -> Iterator[Cell]:
+    """The cells as they are done, several architectures at a time."""
     by_architecture: dict[str, list[Key]] = {}
     for key in dict.fromkeys(keys):
         by_architecture.setdefault(key[0], []).append(key)
-    for wanted in by_architecture.values():
-        yield from _run_one(wanted)
+    done: queue.Queue[Cell | None] = queue.Queue()
+    with concurrent.futures.ThreadPoolExecutor(processes) as pool:  # Each thread waits for a process of its own.
+        for wanted in by_architecture.values():
+            pool.submit(_run_into, done, wanted)
+        for _ in by_architecture:
+            yield from iter(done.get, None)
+
+
+def _run_into(done: queue.Queue[Cell | None], wanted: list[Key]) -> None:
+    """Puts the cells of one architecture, and None when there are no more."""
+    try:
+        for cell in _run_one(wanted):
+            done.put(cell)
+    finally:
+        done.put(None)
 
 
 def _run_one(wanted: list[Key]) -> Iterator[Cell]:
