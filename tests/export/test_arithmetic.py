@@ -259,6 +259,20 @@ def test_tables_equal_the_runtime_for_every_input(operator, kernels, kind):
         _assert_same(predicted, runtime.run(tflite, [EVERY_VALUE[None]], kernels=kernels)[0])
 
 
+@pytest.mark.parametrize("operator", ["LOGISTIC", "TANH"])
+def test_tables_equal_the_runtime_beside_ties(operator):
+    random = np.random.default_rng(12)
+    output = {"LOGISTIC": arithmetic.LOGISTIC_OUTPUT, "TANH": arithmetic.TANH_OUTPUT}[operator]
+    for _ in range(300):
+        level, code = int(random.integers(-127, -1)), int(random.integers(-128, 0))
+        inverse = {"LOGISTIC": -np.log(256 / (level // 2 + 64.5) - 1), "TANH": np.arctanh((level + 0.5) / 128)}[operator]
+        ulps = int(random.integers(-4, 5) * random.choice([1, 10]))
+        x_grid = Int8Grid(scale=float(np.float32(inverse / code * (1 + ulps * 2.0**-24))), zero_point=0)
+        tflite = tiny.unary(operator, (1, 256), _pair(x_grid), _pair(output))
+        predicted = getattr(arithmetic_tables, operator.lower())(EVERY_VALUE[None], x_grid)
+        _assert_same(predicted, runtime.run(tflite, [EVERY_VALUE[None]])[0])
+
+
 @kinds
 @pytest.mark.parametrize("classes", [2, 10, 37, 1000])
 def test_softmax_equals_the_builtin_kernels(classes, kind):

@@ -6,6 +6,9 @@ integers in, stored integers out, as int32; 0 differences against ai-edge-litert
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -53,8 +56,9 @@ def average_pool(
 def logistic(x: ArrayLike, x_grid: Int8Grid, *, kernels: str = "xnnpack") -> NDArray[np.int32]:
     """LOGISTIC with output grid `LOGISTIC_OUTPUT`.
 
-    Forward: round(256 / (1 + exp(-s_x * (x - z_x)))) - 128, saturated: a table of 256 entries. XNNPACK rounds
-    a precise quotient, ties to even; the builtin kernels compute in float32 and send ties up.
+    Forward: round(256 / (1 + exp(-s_x * (x - z_x)))) - 128, saturated: a table of 256 entries. XNNPACK takes a
+    precise quotient, subtracts 128 in float32, which may make it a tie, and sends ties to even; the builtin
+    kernels compute in float32 and send ties up.
 
     Args:
         x: stored values.
@@ -78,7 +82,7 @@ def tanh(x: ArrayLike, x_grid: Int8Grid) -> NDArray[np.int32]:
 
     Forward: rint(128 * tanh(s_x * (x - z_x))), saturated: a table of 256 entries.
     """
-    return _table(np.tanh(_values(x, x_grid)), TANH_OUTPUT)
+    return _table(_tanh(_values(x, x_grid)), TANH_OUTPUT)
 
 
 def softmax(x: ArrayLike, x_grid: Int8Grid) -> NDArray[np.int32]:
@@ -106,8 +110,20 @@ def _values(x: ArrayLike, grid: Int8Grid) -> NDArray[np.float64]:
 
 
 def _table(values: NDArray[np.float64], output: Int8Grid) -> NDArray[np.int32]:
-    levels = np.rint(values.astype(np.float32) / np.float32(output.scale)) + output.zero_point
-    return np.clip(levels, -128, 127).astype(np.int32)
+    # The scale is a power of two; adding the zero point rounds to float32.
+    levels = values.astype(np.float32) / np.float32(output.scale) + np.float32(output.zero_point)
+    return np.clip(np.rint(levels), -128, 127).astype(np.int32)
+
+
+def _tanh(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The C library's tanhf, which fills the tables of the kernels; it is up to an ulp from the nearest float."""
+    library = ctypes.util.find_library("m")
+    if library is None:
+        return np.tanh(values)
+    function = ctypes.CDLL(library).tanhf
+    function.restype, function.argtypes = ctypes.c_float, [ctypes.c_float]
+    inputs, places = np.unique(values, return_inverse=True)
+    return np.array([function(value) for value in inputs])[places].reshape(values.shape)
 
 
 def _half_up(levels: NDArray[np.float32], output: Int8Grid) -> NDArray[np.int32]:
