@@ -58,6 +58,7 @@ class Lowering:
         require_calibrated(q_model)
         self._q_model = q_model
         self._builtin = builtin
+        self._before_tied = _before_tied(q_model)
         self._settled: dict[str, Quantized] = {}
         self._float_copies: dict[str, Any] = {}
         self._names: collections.Counter[str] = collections.Counter()
@@ -96,15 +97,15 @@ class Lowering:
             return settled
         if isinstance(layer, QuantizedLayer):
             if kind_of(layer.layer) is Kind.TIED:
-                return Tied(name=self._name_of_call(layer.layer), sources=(values[0],), layer=layer)
+                return Tied(name=self._name_of_call(layer.layer.name), sources=(values[0],), layer=layer)
             return self._linear(layer, values[0])
         kind = kind_of(layer)
         if kind in (None, Kind.LINEAR) or all(isinstance(value, Float) for value in values):
             return self._run_in_float(node, values)
         if kind is Kind.KEEP:
-            return _kept(node, layer, values)
+            return [self._on_its_grid(node, kept) for kept in _host.as_list(_kept(node, layer, values))]
         if kind is Kind.CONCATENATE and all(isinstance(value, Quantized) for value in values):
-            return _concatenated(node, layer, values)
+            return self._on_its_grid(node, _concatenated(node, layer, values))
         if kind is Kind.FUNCTION:
             return Gelu(name=layer.name, source=values[0], approximate=_is_approximate(node, values))
         return _PENDING[kind](layer, values) if kind in _PENDING else _unknown(layer)
@@ -173,7 +174,7 @@ class Lowering:
         steps = np.broadcast_to(grid.step, trailing).reshape(-1).astype(np.float64)
         divisors = int8_divisors(codes.astype(np.float32), len(trailing)).numpy()
         return Linear(
-            name=self._name_of_call(layer),
+            name=self._name_of_call(layer.name),
             source=value,
             operator=operator,
             codes=(codes // divisors).astype(np.int32),
@@ -184,16 +185,42 @@ class Lowering:
             phases=phases,
         )
 
-    def _name_of_call(self, layer: Any) -> str:
-        """A name for each call of a layer with weights."""
-        self._names[layer.name] += 1
-        call = self._names[layer.name]
-        return layer.name if call == 1 else f"{layer.name}_call_{call}"
+    def _on_its_grid(self, node: _host.Node, value: Value) -> Value:
+        """An output of a layer that keeps grids, with the grid in sight of the converter where it needs that."""
+        if node.layer.name not in self._before_tied or not isinstance(value, Quantized):
+            return value
+        keep = integer.IntegerQuantize(name=self._name_of_call(f"{node.layer.name}_grid"), grid=value.grid)
+        return dataclasses.replace(value, tensor=keep(value.tensor))
+
+    def _name_of_call(self, name: str) -> str:
+        """A name for each call of a layer."""
+        self._names[name] += 1
+        call = self._names[name]
+        return name if call == 1 else f"{name}_call_{call}"
 
 
 def tensor_name(layer: QuantizeActivation, site: int) -> str:
     """What the tensor behind a quantizer is called in a lowered model: the layer's name, and its site if it has any."""
     return layer.name if layer.sites == 1 else f"{layer.name}_{site}"
+
+
+def _before_tied(model: Any) -> frozenset[str]:
+    """Names of the layers that keep grids and are read, perhaps by way of others, by a layer that ties them.
+
+    Where an average pooling and a convolution read the output of such a layer, the converter sees no grid on it, and
+    leaves the convolution in float.
+    """
+    graph = _host.graph_of(model)
+    read_by_tied: set[int] = set()
+    names = set()
+    for node in reversed(graph.nodes):
+        kind = kind_of(node.layer.layer if isinstance(node.layer, QuantizedLayer) else node.layer)
+        keeps = kind in (Kind.KEEP, Kind.CONCATENATE) and not read_by_tied.isdisjoint(node.outputs)
+        if keeps:
+            names.add(node.layer.name)
+        if keeps or kind is Kind.TIED:
+            read_by_tied.update(node.inputs)
+    return frozenset(names)
 
 
 def _number_twins(model: Any) -> None:
