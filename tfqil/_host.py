@@ -226,6 +226,11 @@ def copy_state(layer: Any, copy: Any) -> None:
     copy.set_weights(layer.get_weights())
 
 
+def is_layer(value: Any) -> bool:
+    """Whether something is a layer, such as an activation may be."""
+    return isinstance(value, Layer)
+
+
 def is_model(layer: Any) -> bool:
     """Whether a layer is a functional or Sequential model."""
     return isinstance(layer, keras.Model) and bool(getattr(layer, "_is_graph_network", False))

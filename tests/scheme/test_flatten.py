@@ -55,6 +55,72 @@ def test_a_block_of_layers_is_opened_and_its_parts_are_called_after_it():
     assert "block_convolution" in named
 
 
+@keras.utils.register_keras_serializable("tests")
+class HardSigmoid(layers.Layer):
+    """A function as a layer, without inner layers."""
+
+    def call(self, x: Any) -> Any:
+        """The slope of 1/6, as MobileNetV3 has it."""
+        return tf.cast(layers.ReLU(6.0)(tf.convert_to_tensor(x) + 3.0) / 6.0, tf.float32)
+
+
+@keras.utils.register_keras_serializable("tests")
+class Gate(layers.Layer):
+    """A block around another block."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gate = HardSigmoid()
+
+    def call(self, x: Any) -> Any:
+        """The hard swish."""
+        return x * self.gate(x)
+
+
+@keras.utils.register_keras_serializable("tests")
+class TrainingOnly(layers.Layer):
+    """A function that does something else in training."""
+
+    def call(self, x: Any, training: Any = None) -> Any:
+        """Twice the input in training."""
+        return x * 2.0 if training else tf.nn.relu(x)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        HardSigmoid(),
+        Gate(),
+        layers.Conv2D(4, 3, activation=HardSigmoid()),
+        layers.Conv2D(4, 3, activation=layers.LeakyReLU(0.25)),
+        layers.Conv2D(4, 3, activation=layers.ReLU(6.0)),
+    ],
+)
+def test_functions_as_layers_are_opened_wherever_they_stand(network):
+    inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    model = randomized(keras.Model(inputs, layers.Conv2D(2, 1)(network(x))))
+    flat, _ = flatten(model)
+    np.testing.assert_allclose(flat(IMAGES), model(IMAGES), rtol=1e-5)
+    rows = tfqil.placements(tfqil.quantize_model(model, tfqil.QILQuantizeConfig(4, 4))).rows
+    assert not [row for row in rows if row.role == "float"]
+
+
+def test_an_activation_layer_of_a_layer_called_twice_follows_both_calls():
+    inputs = keras.Input((8, 8, 4))
+    shared = layers.Conv2D(4, 3, padding="same", activation=HardSigmoid(), name="shared")
+    model = randomized(keras.Model(inputs, shared(shared(inputs))))
+    expected = model(IMAGES)
+    np.testing.assert_allclose(flatten(model)[0](IMAGES), expected, rtol=1e-5)
+    np.testing.assert_array_equal(model(IMAGES), expected)
+
+
+def test_a_function_that_knows_of_training_stays_whole():
+    inputs = keras.Input((8, 8, 4))
+    flat, _ = flatten(keras.Model(inputs, TrainingOnly()(inputs)))
+    np.testing.assert_array_equal(flat(IMAGES, training=True), IMAGES * 2.0)
+
+
 def test_its_batch_norms_follow_the_data_in_training():
     flat, _ = flatten(with_block())
     before = flat.get_layer("block_first").moving_mean.numpy()

@@ -18,7 +18,8 @@ def flatten(model: Any) -> tuple[Any, dict[str, Any]]:
 
     The layers of a nested model keep their names if no other layer has the same, else they get the nested model's in
     front. A custom layer that consists of known layers and plain TensorFlow calls, and has no weights besides theirs,
-    is opened too; its parts are called after it.
+    is opened too; its parts are called after it. One without inner layers is not if it takes `training`: it may do
+    another thing then.
 
     Returns:
         The copy, and the configs of annotated layers by the name of the layer in the copy.
@@ -26,6 +27,8 @@ def flatten(model: Any) -> tuple[Any, dict[str, Any]]:
     copier = _Copier(_unique_names(model))
     flat = _host.replay(model, copier.call)
     copier.copy_weights()
+    if any(_host.is_layer(getattr(layer, "activation", None)) for layer in flat.layers):
+        flat = _host.replay(flat, _ActivationsApart().call)
     return flat, copier.configs
 
 
@@ -74,7 +77,7 @@ class _Copier:
         if _host.is_model(layer):
             inputs = _host.inputs_in_order(layer, arguments)
             return _host.evaluate(layer, inputs, functools.partial(self.call, **context))
-        if context.get("training") is not None and "training" in inspect.signature(layer.call).parameters:
+        if context.get("training") is not None and _takes_training(layer):
             keywords["training"] = context["training"]
         copy = self._copy(layer)
         config = _host.annotated_config(node.layer)
@@ -110,13 +113,39 @@ def _copy_of(layer: Any, name: str) -> Any:
         ) from error
 
 
+class _ActivationsApart:
+    """Calls layers whose activation is a layer without it, and that layer after them."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, Any] = {}
+
+    def call(self, node: _host.Node, tensors: list[Any]) -> Any:
+        """The outputs of a node's layer and its activation."""
+        if not node.inputs:
+            return tensors[0]
+        layer = node.layer
+        if _host.is_layer(getattr(layer, "activation", None)):
+            self._taken[layer.name] = _copy_of(layer.activation, f"{layer.name}_activation")
+            layer.activation = _host.keras.activations.linear
+        outputs = _host.run_as_before(node, layer, tensors)
+        activation = self._taken.get(layer.name)
+        if activation is None:
+            return outputs
+        opened = _opened(activation, outputs) if _may_be_opened(activation) else None
+        return activation(outputs) if opened is None else opened
+
+
 def _may_be_opened(layer: Any) -> bool:
-    """Whether a custom layer has no arithmetic and no weights that its inner layers do not have."""
+    """Whether a custom layer has no weights that its inner layers do not have, and no inner layers or one behavior."""
     if type(layer).__module__.startswith("tf_keras.") or kind_of(layer) is not None:
         return False
     own = {id(weight) for weight in layer.weights}
     inner = {id(weight) for part in _parts(layer) for weight in part.weights}
-    return bool(_parts(layer)) and own <= inner
+    return own <= inner and (bool(_parts(layer)) or not _takes_training(layer))
+
+
+def _takes_training(layer: Any) -> bool:
+    return "training" in inspect.signature(layer.call).parameters
 
 
 def _parts(layer: Any) -> list[Any]:
@@ -124,18 +153,41 @@ def _parts(layer: Any) -> list[Any]:
 
 
 def _opened(layer: Any, tensor: Any) -> Any:
-    """The outputs of a layer's inner layers, called one by one; None if the layer does something unknown."""
+    """The outputs of what a layer calls, called one by one; None if the layer does something unknown."""
     layer.build(tensor.shape)
     for part in _parts(layer):
         if not part.name.startswith(f"{layer.name}_"):
             part._name = f"{layer.name}_{part.name}"
     try:
         # Not its default for `training`, which would hold for the inner layers whatever the model is called with.
-        keywords = {"training": None} if "training" in inspect.signature(layer.call).parameters else {}
+        keywords = {"training": None} if _takes_training(layer) else {}
         outputs = layer.call(tensor, **keywords)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return None  # Its code needs tensors with values, or takes other arguments.
-    return outputs if all(_is_known(layer) for layer in _called_between(tensor, outputs)) else None
+    called = _called_between(tensor, outputs)
+    if all(map(_is_known, called)):
+        return outputs
+    if all(_is_known(part) or _may_be_opened(part) for part in called):
+        return _opened_inside(tensor, outputs)
+    return None
+
+
+def _opened_inside(tensor: Any, outputs: Any) -> Any:
+    """The outputs of a layer whose calls are to be opened in turn; None if one of them does something unknown."""
+
+    def call(node: _host.Node, tensors: list[Any]) -> Any:
+        if _is_known(node.layer):
+            return _host.run_as_before(node, node.layer, tensors)
+        opened = _opened(node.layer, tensors[0])
+        if opened is None:
+            raise LookupError
+        return opened
+
+    try:
+        opened = _host.evaluate(_host.Model(tensor, outputs), [tensor], call)
+    except LookupError:
+        return None
+    return opened if isinstance(outputs, (list, tuple)) else opened[0]
 
 
 def _is_known(layer: Any) -> bool:

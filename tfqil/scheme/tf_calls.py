@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfqil import _host
 from tfqil.scheme.kinds import MOVING_FUNCTIONS
@@ -104,6 +105,13 @@ def _merge(kind: Any, name: str, first: Any, second: Any) -> tuple[Any, list[Any
 def _function(build: Callable[[str], Any]) -> Callable[[str, list[Any]], Any]:
     """A call with one tensor and nothing else that matters."""
     return lambda name, arguments: (build(name), [arguments[0]])
+
+
+def _same(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
+    """A conversion to the type that the tensor has."""
+    tensor, dtype = arguments[:2]
+    is_same = dtype is None or tf.as_dtype(dtype) == tensor.dtype
+    return (layers.Activation("linear", name=name), [tensor]) if is_same else None
 
 
 def _activation(function: str) -> Callable[[str, list[Any]], Any]:
@@ -217,7 +225,9 @@ _CALLS: dict[str, Callable[[str, list[Any]], tuple[Any, list[Any]] | None]] = {
     "nn.relu6": _function(lambda name: layers.ReLU(6.0, name=name)),
     "nn.silu": _activation("swish"),
     "nn.softmax": _softmax,
+    "cast": _same,
     "clip_by_value": _clip,
     "concat": _concatenate,
+    "convert_to_tensor": _same,
     "image.resize": _resize,
 }
