@@ -27,7 +27,17 @@ class Scale(layers.Layer):
         return inputs * self.factor
 
 
+def hard_sigmoid(x: Any) -> Any:
+    """Not what Keras calls so."""
+    return tf.sin(x)
+
+
 IN_FLOAT = {
+    "an own function": (lambda: layers.Activation(hard_sigmoid, name="odd"), "test_refusals.hard_sigmoid' has no"),
+    "an own function inline": (
+        lambda: layers.Conv2D(4, 3, activation=hard_sigmoid, name="odd"),
+        "activation 'tests.scheme.test_refusals.hard_sigmoid' has no",
+    ),
     "an inline activation": (lambda: layers.Conv2D(4, 3, activation="elu", name="odd"), "activation 'elu'"),
     "a ReLU with a threshold": (lambda: layers.ReLU(threshold=1.0, name="odd"), "ReLU has no integer arithmetic"),
     "another axis of a batch norm": (lambda: layers.BatchNormalization(axis=1, name="odd"), "another axis"),

@@ -102,8 +102,13 @@ class _Copier:
 
 
 def _copy_of(layer: Any, name: str) -> Any:
+    config = {**layer.get_config(), "name": name}
+    function = vars(layer).get("activation")
+    keeps_function = inspect.isfunction(function) and type(layer).__module__.startswith("tf_keras.")
+    if keeps_function:
+        config["activation"] = None  # Its name may be that of one of Keras's, or unknown.
     try:
-        return type(layer).from_config({**layer.get_config(), "name": name})
+        copy = type(layer).from_config(config)
     except (NotImplementedError, TypeError, ValueError) as error:
         if not layer.weights:
             return layer  # Such as a Lambda of a Python function: it has nothing that the copy could change.
@@ -111,6 +116,9 @@ def _copy_of(layer: Any, name: str) -> Any:
             f"Got the layer {layer.name!r} ({type(layer).__name__}), which cannot be copied ({error}), expected one "
             "with a get_config that its constructor takes: add `get_config` to the class."
         ) from error
+    if keeps_function:
+        copy.activation = function
+    return copy
 
 
 class _ActivationsApart:

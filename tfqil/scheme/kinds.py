@@ -109,14 +109,20 @@ MOVING_FUNCTIONS = frozenset({
 
 
 def activation_name(layer: Any) -> str:
-    """The name of a layer's activation function; 'softmax' for a Softmax layer."""
+    """The name of a layer's activation function, with its module unless it is Keras's or TensorFlow's.
+
+    'softmax' for a Softmax layer, the name of the class for an activation that is an object.
+    """
     if isinstance(layer, layers.Softmax):
         return "softmax"
     function = getattr(layer, "activation", None)
     if function is None:
         return "linear"
     name = _activation_name(function)
-    return name if isinstance(name, str) else type(function).__name__
+    if not isinstance(name, str):
+        return type(function).__name__
+    module = str(getattr(function, "__module__", ""))
+    return name if module.startswith(("tensorflow.", "tf_keras.")) else f"{module}.{name}"
 
 
 def kind_of(layer: Any) -> Kind | None:
