@@ -24,6 +24,7 @@ import numpy as np
 import tf_keras as keras
 
 import tfqil
+from tfqil import _host
 
 CONFIGS: dict[str, Callable[[], tfqil.LowBitQuantizeConfig]] = {
     "QIL 4/4": functools.partial(tfqil.QILQuantizeConfig, 4, 4),
@@ -220,11 +221,11 @@ def _as_list(outputs: Any) -> list[Any]:
 
 def _depth(q_model: keras.Model) -> int:
     """Kernels on the longest way from an input to an output."""
-    depths: dict[str, int] = {}
-    for layer in q_model.layers:
-        before = (parent.layer.name for node in layer.inbound_nodes for parent in node.parent_nodes)
-        own = any(weight.name.split(":")[0].endswith("kernel") for weight in layer.weights)
-        depths[layer.name] = max((depths.get(name, 0) for name in before), default=0) + own
+    depths: dict[int, int] = {}
+    for node in _host.graph_of(q_model).nodes:
+        own = any(weight.name.split(":")[0].endswith("kernel") for weight in node.layer.weights)
+        depth = max((depths[number] for number in node.inputs), default=0) + own
+        depths.update(dict.fromkeys(node.outputs, depth))
     return max(depths.values())
 
 
