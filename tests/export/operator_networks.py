@@ -87,6 +87,19 @@ def dense_block(x: Any) -> Any:
     return layers.GlobalAveragePooling2D()(layers.ReLU()(norm(x)))
 
 
+def pool_read_by_average(*kept: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What keeps a grid, read by an average pooling and by a convolution, on 8-bit activations."""
+
+    def network(x: Any) -> Any:
+        y = conv(conv(x, activation="relu"), activation="relu")
+        branches = [keep(y) for keep in kept]
+        y = branches[0] if len(branches) == 1 else layers.Concatenate()(branches)
+        average = layers.AveragePooling2D(3, 1, padding="same")(y)
+        return layers.Concatenate()([conv(y), conv(average)])
+
+    return network
+
+
 def upsampled_and_joined(x: Any) -> Any:
     """A transposed convolution of a smaller image, joined with the larger one, as U-Net does."""
     y = conv(x, activation="relu")
@@ -205,6 +218,11 @@ OPERATORS: Networks = {
     "average pool with a border": (IMAGE, between(layers.AveragePooling2D(3, 1, padding="same"))),
     "average pool with two strides": (IMAGE, between(layers.AveragePooling2D((2, 1), (1, 2), padding="same"))),
     "two equal average pools": (IMAGE, two_averages),
+    "average of a maximum": (IMAGE, pool_read_by_average(layers.MaxPooling2D(2))),
+    "average of a concatenation": (
+        IMAGE,
+        pool_read_by_average(layers.MaxPooling2D(2), layers.MaxPooling2D(3, 2, "same")),
+    ),
     "global maximum": (IMAGE, lambda x: layers.Dense(5)(layers.GlobalMaxPooling2D()(conv(x)))),
     "cropping": (IMAGE, between(layers.Cropping2D(((1, 2), (0, 1))))),
     "zero padding": (IMAGE, between(layers.ZeroPadding2D(2))),
