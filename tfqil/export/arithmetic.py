@@ -110,7 +110,7 @@ def quantize(x: ArrayLike, grid: Int8Grid) -> NDArray[np.int32]:
     inverse = np.float32(1) / np.float32(grid.scale)
     with np.errstate(over="ignore"):  # A product beyond float32 saturates like any other large value.
         scaled = np.asarray(x, np.float32) * inverse
-    return _to_stored(np.rint(scaled).astype(np.float64) + grid.zero_point)
+    return to_stored(np.rint(scaled).astype(np.float64) + grid.zero_point)
 
 
 def requantize_int8(x: ArrayLike, x_grid: Int8Grid, output: Int8Grid) -> NDArray[np.int32]:
@@ -129,7 +129,7 @@ def requantize_int8(x: ArrayLike, x_grid: Int8Grid, output: Int8Grid) -> NDArray
         raise _ratio_error("QUANTIZE", ratio, f"[{lowest}, {highest}]")
     multiplier = np.int64(np.rint(np.float32(256) * ratio))
     centered = np.asarray(x, np.int64) - x_grid.zero_point
-    return _to_stored(((centered * multiplier + 128) >> 8) + output.zero_point)
+    return to_stored(((centered * multiplier + 128) >> 8) + output.zero_point)
 
 
 def requantize(
@@ -182,7 +182,7 @@ def requantize(
     real_multiplier = np.float64(np.float32(input_scale)) * scales.astype(np.float64) / np.float64(output.scale)
     mantissa, left, right = _fixed_point(real_multiplier)
     halves = _shift_half_up((exact << left) * mantissa, np.int64(31))
-    return _to_stored(_shift_half_up(halves, right) + output.zero_point, low, high)
+    return to_stored(_shift_half_up(halves, right) + output.zero_point, low, high)
 
 
 def add(
@@ -235,7 +235,7 @@ def mean(x: ArrayLike, x_grid: Int8Grid, output: Int8Grid, axes: Sequence[int] =
     multiplier = np.float32(x_grid.scale) / np.float32(output.scale) * (np.float32(1) / count)
     offset = np.float32(output.zero_point) - np.float32(x_grid.zero_point) * count * multiplier
     total = stored.sum(axis=tuple(axes)).astype(np.float32)
-    return _to_stored(np.rint(total * multiplier + offset))
+    return to_stored(np.rint(total * multiplier + offset))
 
 
 def _add(
@@ -252,7 +252,7 @@ def _add(
     a_centered = np.asarray(a, np.int64) - a_grid.zero_point
     b_centered = np.asarray(b, np.int64) - b_grid.zero_point
     total = a_multiplier * a_centered + sign * b_multiplier * b_centered
-    return _to_stored(_shift_half_up(total, shift) + output.zero_point, low, high)
+    return to_stored(_shift_half_up(total, shift) + output.zero_point, low, high)
 
 
 def _fixed_point(multiplier: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -269,7 +269,8 @@ def _shift_half_up(values: NDArray[np.int64], shift: NDArray[np.int64] | np.int6
     return (values + ((np.int64(1) << shift) >> 1)) >> shift
 
 
-def _to_stored(values: NDArray, low: int = -128, high: int = 127) -> NDArray[np.int32]:
+def to_stored(values: NDArray, low: int = -128, high: int = 127) -> NDArray[np.int32]:
+    """The stored integers of levels, clipped to [low, high]."""
     return np.clip(values, low, high).astype(np.int32)
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tfqil.export.arithmetic import Int8Grid, check_kernels
+from tfqil.export.arithmetic import Int8Grid, check_kernels, to_stored
 
 # MUL: a_scale * b_scale / output_scale must be in [lowest, highest), else builtin kernels run.
 MULTIPLY_SCALE_LIMITS = (2.0**-16, 2.0**8)
@@ -75,7 +75,7 @@ def multiply(
         )
     product = (np.asarray(a, np.int32) - a_grid.zero_point) * (np.asarray(b, np.int32) - b_grid.zero_point)
     levels = np.rint(product.astype(np.float32) * multiplier)
-    return _to_stored(levels + np.float32(output.zero_point), low, high)
+    return to_stored(levels + np.float32(output.zero_point), low, high)
 
 
 def leaky_relu(
@@ -107,7 +107,7 @@ def leaky_relu(
     if kernels == "builtin":
         negative = np.float32(x_grid.scale) * np.float32(alpha) / np.float32(output.scale)
         below = np.sign(negative).astype(np.int64) * rescale(centered, abs(negative))
-        return _to_stored(np.where(centered >= 0, rescale(centered, positive), below) + output.zero_point)
+        return to_stored(np.where(centered >= 0, rescale(centered, positive), below) + output.zero_point)
     slopes = positive, positive * np.float32(alpha)
     for slope, limits in zip(slopes, _limits_of_slopes(alpha), strict=True):
         if not limits[0] <= slope <= limits[1]:
@@ -117,7 +117,7 @@ def leaky_relu(
                 "each other, or another alpha"
             )
     above, below = (np.int64(np.rint(np.float32(256) * slope)) for slope in slopes)
-    return _to_stored(((centered * np.where(centered >= 0, above, below) + 128) >> 8) + output.zero_point)
+    return to_stored(((centered * np.where(centered >= 0, above, below) + 128) >> 8) + output.zero_point)
 
 
 def leaky_relu_kernels(x_grid: Int8Grid, alpha: float, output: Int8Grid) -> str:
@@ -140,7 +140,7 @@ def prelu(
     slopes = np.asarray(alpha, np.int64) - alpha_grid.zero_point
     above = rescale(centered, x_grid.scale / output.scale)
     below = rescale(centered * slopes, x_grid.scale * alpha_grid.scale / output.scale)
-    return _to_stored(np.where(centered >= 0, above, below) + output.zero_point)
+    return to_stored(np.where(centered >= 0, above, below) + output.zero_point)
 
 
 def gelu(x: ArrayLike, x_grid: Int8Grid, output: Int8Grid, *, approximate: bool = False) -> NDArray[np.int32]:
@@ -161,7 +161,7 @@ def gelu(x: ArrayLike, x_grid: Int8Grid, output: Int8Grid, *, approximate: bool 
     else:
         results = half * values * _in_double(np.vectorize(math.erfc), values * np.float32(-np.sqrt(0.5)))
     levels = (results * (np.float32(1) / np.float32(output.scale))).astype(np.float64)
-    table = _to_stored(np.trunc(levels + np.copysign(0.5, levels)) + output.zero_point)
+    table = to_stored(np.trunc(levels + np.copysign(0.5, levels)) + output.zero_point)
     return table[np.asarray(x, np.int64) + 128]
 
 
@@ -173,7 +173,7 @@ def elu(x: ArrayLike, x_grid: Int8Grid, output: Int8Grid) -> NDArray[np.int32]:
     """
     values = _values(x, x_grid)
     results = np.where(values < 0, _in_double(np.expm1, np.minimum(values, np.float32(0))), values)
-    return _to_stored(np.rint(results * (np.float32(1) / np.float32(output.scale)) + np.float32(output.zero_point)))
+    return to_stored(np.rint(results * (np.float32(1) / np.float32(output.scale)) + np.float32(output.zero_point)))
 
 
 def hard_swish(x: ArrayLike, x_grid: Int8Grid, output: Int8Grid) -> NDArray[np.int32]:
@@ -208,7 +208,7 @@ def hard_swish(x: ArrayLike, x_grid: Int8Grid, output: Int8Grid) -> NDArray[np.i
     gate = (gate + 2**15) >> 1
     product = gate * _divide_half_up(centered * multiplier, 15)
     levels = np.sign(product) * (np.abs(product) >> 15)
-    return _to_stored(_divide_half_away(levels, -exponent) + output.zero_point)
+    return to_stored(_divide_half_away(levels, -exponent) + output.zero_point)
 
 
 def resize_bilinear(
@@ -333,7 +333,3 @@ def _divide_half_up(values: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
 
 def _to_short(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.clip(values, -(2**15), 2**15 - 1)
-
-
-def _to_stored(values: NDArray, low: int = -128, high: int = 127) -> NDArray[np.int32]:
-    return np.clip(values, low, high).astype(np.int32)

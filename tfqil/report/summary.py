@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from tfqil import _host
 from tfqil.export.freeze import require_quantized
 from tfqil.numerics.grid import WeightGrid
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
-from tfqil.scheme.report import Placement, placements
+from tfqil.scheme.report import LayerRows, Placement, placements
 
 _HEADINGS = ("layer", "role", "bits", "grid", "weights", "bytes", "zeros", "MACs", "reason")
 # The widths that a file can store codes in.
@@ -42,24 +41,11 @@ class LayerSummary:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(LayerRows[LayerSummary]):
     """One row per layer, in the order of the model; `str` gives a table with totals."""
 
     rows: tuple[LayerSummary, ...]
     unmatched_rules: tuple[str, ...] = ()
-
-    def __iter__(self) -> Iterator[LayerSummary]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, layer: str) -> LayerSummary:
-        for row in self.rows:
-            if row.placement.layer == layer:
-                return row
-        names = ", ".join(row.placement.layer for row in self.rows)
-        raise KeyError(f"Got the layer name {layer!r}, expected one of {names}.")
 
     @property
     def bytes(self) -> int:
@@ -75,15 +61,13 @@ class Summary:
         """The rows as plain values."""
         return [{**dataclasses.asdict(row.placement), **_numbers(row)} for row in self.rows]
 
-    def __str__(self) -> str:
-        cells: list[tuple[str, ...]] = [_HEADINGS, *map(_cells, self.rows)]
+    def _layer(self, row: LayerSummary) -> str:
+        return row.placement.layer
+
+    def _cells(self) -> list[tuple[str, ...]]:
         weights = sum(row.weights or 0 for row in self.rows)
-        cells.append(("total", "", "", "", f"{weights:,}", f"{self.bytes:,}", "", f"{self.macs:,}", ""))
-        widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
-        lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in cells]
-        if self.unmatched_rules:
-            lines.append(f"Rules that matched no layer: {', '.join(map(repr, self.unmatched_rules))}.")
-        return "\n".join(line.rstrip() for line in lines)
+        total = ("total", "", "", "", f"{weights:,}", f"{self.bytes:,}", "", f"{self.macs:,}", "")
+        return [_HEADINGS, *map(_cells, self.rows), total]
 
 
 def summary(q_model: Any) -> Summary:

@@ -102,10 +102,15 @@ class _Expander:
             return self._activated(layer.activation, name, tensors[0], origin, layer)
         if type(layer) is layers.LeakyReLU:
             layer = layers.LeakyReLU(_multiple_of_unit(float(layer.alpha)), name=name)
-        outputs = self._new(layer, origin)(tensors if len(tensors) > 1 else tensors[0])
+        outputs = self._placed(layer, tensors, origin)
         self._joined.note(layer, tensors, outputs)
-        if kind_of(layer) is Kind.RELU and ceiling_of(layer) is not None:
-            self._clipped[id(outputs)] = tensors[0], float(ceiling_of(layer) or 0.0)
+        return outputs
+
+    def _placed(self, layer: Any, tensors: list[Any], origin: str) -> Any:
+        """The outputs of a layer that stands as it is, with a note of what a ReLU with a ceiling clips."""
+        outputs = self._new(layer, origin)(tensors if len(tensors) > 1 else tensors[0])
+        if kind_of(layer) is Kind.RELU and (ceiling := ceiling_of(layer)) is not None:
+            self._clipped[id(outputs)] = tensors[0], float(ceiling)
         return outputs
 
     def _fresh(self, name: str) -> str:
@@ -146,9 +151,7 @@ class _Expander:
         clipped = self._clipped.get(id(tensor))
         if clipped is not None and scale.ndim == 0 and scale > 0 and not np.any(offset):
             source = self._rescaled(self._fresh(f"{name}_affine"), clipped[0], scale, 0.0, origin)
-            outputs = self._new(layers.ReLU(float(clipped[1] * scale), name=name), origin)(source)
-            self._clipped[id(outputs)] = source, float(clipped[1] * scale)
-            return outputs
+            return self._placed(layers.ReLU(float(clipped[1] * scale), name=name), [source], origin)
         before = self._affine.get(id(tensor))
         if before is not None:
             tensor, scale, offset = before[0], before[1] * scale, before[2] * scale + offset
@@ -168,15 +171,10 @@ class _Expander:
             return self._new(layers.Multiply(name=name), origin)([tensor, gate])
         if function_name == "hard_sigmoid":
             affine = self._rescaled(self._fresh(f"{name}_affine"), tensor, 0.2, 0.5, origin)
-            outputs = self._new(layers.ReLU(1.0, name=name), origin)(affine)
-            self._clipped[id(outputs)] = affine, 1.0
-            return outputs
+            return self._placed(layers.ReLU(1.0, name=name), [affine], origin)
         if function_name == "leaky_relu":
             return self._run(layers.LeakyReLU(0.2, name=name), [tensor], origin=origin)
-        outputs = self._new(layer, origin)(tensor)
-        if kind_of(layer) is Kind.RELU and ceiling_of(layer) is not None:
-            self._clipped[id(outputs)] = tensor, float(ceiling_of(layer) or 0.0)
-        return outputs
+        return self._placed(layer, [tensor], origin)
 
 
 def _is_simple_call(node: _host.Node, tensors: list[Any]) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tfqil import _host
 from tfqil.scheme.kinds import Kind, kind_of, why_float
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
+
+Row = TypeVar("Row")
 
 _REASONS = {
     Kind.NORM: "is folded into the layer before it, or becomes a depthwise layer",
@@ -36,8 +38,46 @@ class Placement:
     reason: str
 
 
+class LayerRows(Generic[Row]):
+    """Rows of the layers of a model, found by the layer's name.
+
+    A subclass has `rows` and says what each shows in a table.
+    """
+
+    rows: tuple[Row, ...]
+    unmatched_rules: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, layer: str) -> Row:
+        rows = {self._layer(row): row for row in self.rows}
+        if layer not in rows:
+            raise KeyError(f"Got the layer name {layer!r}, expected one of {', '.join(rows)}.")
+        return rows[layer]
+
+    def __str__(self) -> str:
+        cells = self._cells()
+        widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
+        lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in cells]
+        if self.unmatched_rules:
+            lines.append(f"Rules that matched no layer: {', '.join(map(repr, self.unmatched_rules))}.")
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _layer(self, row: Row) -> str:
+        """The name of a row's layer."""
+        raise NotImplementedError
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """The lines of the table: headings, rows and totals."""
+        raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlacementReport:
+class PlacementReport(LayerRows[Placement]):
     """One `Placement` per layer, in the order of the model; `str` gives a table.
 
     Attributes:
@@ -48,30 +88,16 @@ class PlacementReport:
     rows: tuple[Placement, ...]
     unmatched_rules: tuple[str, ...] = ()
 
-    def __iter__(self) -> Iterator[Placement]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, layer: str) -> Placement:
-        for row in self.rows:
-            if row.layer == layer:
-                return row
-        raise KeyError(f"Got the layer name {layer!r}, expected one of {', '.join(row.layer for row in self.rows)}.")
-
     def to_dict(self) -> list[dict[str, Any]]:
         """The rows as plain values."""
         return [dataclasses.asdict(row) for row in self.rows]
 
-    def __str__(self) -> str:
-        cells = [("layer", "role", "bits", "quantizer", "reason")]
-        cells += [(r.layer, r.role, str(r.bits or "-"), r.quantizer or "-", r.reason) for r in self.rows]
-        widths = [max(len(row[column]) for row in cells) for column in range(4)]
-        lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in cells]
-        if self.unmatched_rules:
-            lines.append(f"Rules that matched no layer: {', '.join(map(repr, self.unmatched_rules))}.")
-        return "\n".join(lines)
+    def _layer(self, row: Placement) -> str:
+        return row.layer
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        rows = [(r.layer, r.role, str(r.bits or "-"), r.quantizer or "-", r.reason) for r in self.rows]
+        return [("layer", "role", "bits", "quantizer", "reason"), *rows]
 
 
 def float_layers(model: Any) -> list[str]:
