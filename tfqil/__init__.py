@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
     from tfqil.scheme.saving import load_model
     from tfqil.scheme.scheme import LowBitScheme, quantize_model
     from tfqil.training.calibration import calibrate
+    from tfqil.training.progressive import with_bits
 
     __all__ = [
         "BCGDQuantizeConfig",
@@ -40,6 +41,7 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
         "quantizers",
         "summary",
         "verify",
+        "with_bits",
     ]
 
 __version__ = "0.1.0"

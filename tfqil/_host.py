@@ -221,9 +221,14 @@ def is_recurrent(layer: Any) -> bool:
 
 def copy_state(layer: Any, copy: Any) -> None:
     """Gives a copy of a layer its weights, and what is frozen in it, inner layers included."""
+    copy_trainable(layer, copy)
+    copy.set_weights(layer.get_weights())
+
+
+def copy_trainable(layer: Any, copy: Any) -> None:
+    """Freezes in a copy of a layer what is frozen in it, inner layers included."""
     for source, target in zip(layer._flatten_layers(), copy._flatten_layers(), strict=False):
         target._trainable = source._trainable  # Not by the setter, which would reach the inner layers too.
-    copy.set_weights(layer.get_weights())
 
 
 def is_layer(value: Any) -> bool:

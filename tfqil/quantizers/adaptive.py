@@ -108,6 +108,13 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
         step = _positive(variables["step"])
         return step, tf.zeros_like(step), tf.zeros_like(step) if self.zero_lower else -step / 2.0
 
+    def take_over(self, variables: Variables, other: Any, other_variables: Variables) -> None:
+        """Sets the step so that the highest level stays where it was."""
+        super().take_over(variables, other, other_variables)
+        if isinstance(other, AdaptiveActivationQuantizer):
+            ratio = activation_levels(other.bits) / activation_levels(self.bits)
+            variables["step"].assign(_positive(other_variables["step"]) * ratio)
+
     def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
         """Sets the step from the root mean square of what was positive, averaged over batches."""
         batches = tf.convert_to_tensor(variables["observed_batches"])

@@ -34,6 +34,14 @@ class _DataclassQuantizer(tfmot.quantization.keras.quantizers.Quantizer):  # typ
         """What reports call the quantizer."""
         return type(self).__name__
 
+    def with_bits(self, bits: int) -> Any:
+        """A quantizer of the same kind and settings at another width.
+
+        Raises:
+            TypeError or ValueError: the kind has no such width.
+        """
+        return dataclasses.replace(self, bits=bits)  # type: ignore[type-var]
+
     def get_config(self) -> dict[str, Any]:
         """The fields, as Keras stores them."""
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
@@ -66,6 +74,11 @@ class WeightQuantizer(_DataclassQuantizer, abc.ABC):
     def initialize(self, kernel: tf.Tensor, variables: Variables) -> None:
         """Fits the variables to a float kernel; quantizers without any need nothing."""
         del kernel, variables
+
+    def take_over(self, variables: Variables, other: Any, other_variables: Variables) -> None:
+        """Sets the variables to those that a quantizer of the same kind, perhaps of another width, has learned."""
+        del other
+        _take_over(variables, other_variables)
 
     def codes_and_step(self, kernel: tf.Tensor, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
         """Both, for quantizers that find them together."""
@@ -147,6 +160,11 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
     def is_signed(self) -> bool:
         """Whether the grid has negative levels."""
 
+    def take_over(self, variables: Variables, other: Any, other_variables: Variables) -> None:
+        """Sets the variables to those that a quantizer of the same kind, perhaps of another width, has learned."""
+        del other
+        _take_over(variables, other_variables)
+
     def is_initialized(self, variables: Variables) -> bool:
         """Whether data have set the variables."""
         batches = variables.get("observed_batches")
@@ -177,6 +195,12 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
         """The levels that the network computes with when `training` is False."""
         step, zero, lower = (float(value) for value in self.step_zero_lower(variables))
         return ActivationGrid(step=step, bits=self.bits, zero=round(zero), lower=lower)  # type: ignore[attr-defined]
+
+
+def _take_over(variables: Variables, others: Variables) -> None:
+    for name, variable in variables.items():
+        if isinstance(variable, tf.Variable) and name in others:
+            variable.assign(others[name])
 
 
 def add_observed_batches(layer: Any, name: str) -> Any:

@@ -43,6 +43,10 @@ class LBWWeightQuantizer(ProjectedWeightQuantizer):
     def __post_init__(self) -> None:
         lbw.check_settings(bits=self.bits, mu=self.mu, powers=self._powers)
 
+    def with_bits(self, bits: int) -> LBWWeightQuantizer:
+        """The same at another width; at 2 bits without a threshold, which ternary weights do not take."""
+        return dataclasses.replace(self, bits=bits, mu=None if bits == 2 else self.mu)
+
     @property
     def largest_code(self) -> int:
         """2^(n-1)."""

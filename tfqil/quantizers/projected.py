@@ -32,6 +32,10 @@ class BinaryWeightQuantizer(ProjectedWeightQuantizer):
         """1."""
         return 1
 
+    def with_bits(self, bits: int) -> ProjectedWeightQuantizer:
+        """The member of the family with another width."""
+        return least_squares_weights(bits, self.per_channel)
+
     def project(self, kernel: tf.Tensor, channel_rank: int) -> tuple[tf.Tensor, tf.Tensor]:
         """The signs and the mean magnitude."""
         return binary.project(kernel, channel_rank)
@@ -57,6 +61,10 @@ class TernaryWeightQuantizer(ProjectedWeightQuantizer):
     def bits(self) -> int:
         """2."""
         return 2
+
+    def with_bits(self, bits: int) -> ProjectedWeightQuantizer:
+        """The member of the family with another width."""
+        return least_squares_weights(bits, self.per_channel)
 
     def project(self, kernel: tf.Tensor, channel_rank: int) -> tuple[tf.Tensor, tf.Tensor]:
         """The kept signs and the mean of the kept magnitudes."""
@@ -85,6 +93,24 @@ class UniformWeightQuantizer(ProjectedWeightQuantizer):
     def __post_init__(self) -> None:
         check_bits(self.bits)
 
+    def with_bits(self, bits: int) -> ProjectedWeightQuantizer:
+        """The member of the family with another width."""
+        return least_squares_weights(bits, self.per_channel)
+
     def project(self, kernel: tf.Tensor, channel_rank: int) -> tuple[tf.Tensor, tf.Tensor]:
         """The bins and the fitted step."""
         return uniform.project(kernel, channel_rank, bits=self.bits)
+
+
+def least_squares_weights(bits: int, per_channel: bool = False) -> ProjectedWeightQuantizer:
+    """The member of the family with a width: 1 binary, 2 ternary, from 3 on equal levels.
+
+    Raises:
+        TypeError or ValueError: bits is no integer from 1 to 8.
+    """
+    check_bits(bits, lowest=1)
+    if bits == 1:
+        return BinaryWeightQuantizer(per_channel=per_channel)
+    if bits == 2:
+        return TernaryWeightQuantizer(per_channel=per_channel)
+    return UniformWeightQuantizer(bits=bits, per_channel=per_channel)

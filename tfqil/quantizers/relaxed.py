@@ -63,6 +63,10 @@ class BinaryRelax(WeightQuantizer):
         """That of the inner quantizer."""
         return self.inner.largest_code
 
+    def with_bits(self, bits: int) -> BinaryRelax:
+        """The inner quantizer at another width, relaxed."""
+        return BinaryRelax(self.inner.with_bits(bits))
+
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         """Adds the variables of the inner quantizer, and lambda, to `layer`."""
         variables = dict(self.inner.build(tensor_shape, name, layer))

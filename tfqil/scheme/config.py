@@ -13,14 +13,12 @@ from tfqil.quantizers import (
     ActivationQuantizer,
     AdaptiveActivationQuantizer,
     BinaryRelax,
-    BinaryWeightQuantizer,
     LBWWeightQuantizer,
     QILActivationQuantizer,
     QILWeightQuantizer,
-    TernaryWeightQuantizer,
-    UniformWeightQuantizer,
     WeightQuantizer,
 )
+from tfqil.quantizers.projected import least_squares_weights
 
 
 @_host.serializable
@@ -224,7 +222,7 @@ class BCGDQuantizeConfig(_NamedQuantizeConfig):
         check_bits(weight_bits, name="weight_bits", lowest=1)
         check_bits(activation_bits, name="activation_bits", lowest=1)
         super().__init__(
-            _least_squares_weights(weight_bits, per_channel),
+            least_squares_weights(weight_bits, per_channel),
             AdaptiveActivationQuantizer(bits=activation_bits, ste=ste),
             weight_bits=weight_bits,
             activation_bits=activation_bits,
@@ -232,11 +230,3 @@ class BCGDQuantizeConfig(_NamedQuantizeConfig):
             relax=relax,
             per_channel=per_channel,
         )
-
-
-def _least_squares_weights(bits: int, per_channel: bool) -> WeightQuantizer:
-    if bits == 1:
-        return BinaryWeightQuantizer(per_channel=per_channel)
-    if bits == 2:
-        return TernaryWeightQuantizer(per_channel=per_channel)
-    return UniformWeightQuantizer(bits=bits, per_channel=per_channel)

@@ -97,11 +97,16 @@ class _Copier:
 
     def _copy(self, layer: Any) -> Any:
         if id(layer) not in self._copies:
-            self._copies[id(layer)] = layer, _copy_of(layer, self._names.get(id(layer), layer.name))
+            self._copies[id(layer)] = layer, copy_of(layer, self._names.get(id(layer), layer.name))
         return self._copies[id(layer)][1]
 
 
-def _copy_of(layer: Any, name: str) -> Any:
+def copy_of(layer: Any, name: str) -> Any:
+    """A layer of the same config with another name, without weights as yet.
+
+    Raises:
+        ValueError: a layer with weights whose config does not make it.
+    """
     config = {**layer.get_config(), "name": name}
     function = vars(layer).get("activation")
     keeps_function = inspect.isfunction(function) and type(layer).__module__.startswith("tf_keras.")
@@ -133,7 +138,7 @@ class _ActivationsApart:
             return tensors[0]
         layer = node.layer
         if _host.is_layer(getattr(layer, "activation", None)):
-            self._taken[layer.name] = _copy_of(layer.activation, f"{layer.name}_activation")
+            self._taken[layer.name] = copy_of(layer.activation, f"{layer.name}_activation")
             layer.activation = _host.keras.activations.linear
         outputs = _host.run_as_before(node, layer, tensors)
         activation = self._taken.get(layer.name)

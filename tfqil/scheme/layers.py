@@ -141,7 +141,7 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
         quantizer: what quantizes.
         reason: why the tensor got this quantizer, for the report.
         clips: for each site the ends that the tensor is clipped to first: (0, None) where the layer replaces a ReLU.
-        replaces: the names of the layers whose clips those are, for the report.
+        replaces: for each site the names of the layers whose clips the quantizer does.
     """
 
     def __init__(
@@ -149,14 +149,14 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
         quantizer: ActivationQuantizer,
         reason: str = "",
         clips: Sequence[Clip] = ((None, None),),
-        replaces: Sequence[str] = (),
+        replaces: Sequence[Sequence[str]] = ((),),
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         # Not as a list, which Keras would track as state.
         self.clips: tuple[Clip, ...] = tuple((low, high) for low, high in clips)
-        self.replaces: tuple[str, ...] = tuple(replaces)
+        self.replaces: tuple[tuple[str, ...], ...] = tuple(map(tuple, replaces))
         self.quantizer = quantizer
         self.reason = reason
 
@@ -257,7 +257,7 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
             "quantizer": _host.serialize_object(self.quantizer),
             "reason": self.reason,
             "clips": [list(clip) for clip in self.clips],
-            "replaces": list(self.replaces),
+            "replaces": [list(names) for names in self.replaces],
         }
         return {**super().get_config(), **config}
 

@@ -39,6 +39,13 @@ from tfqil.scheme.ties import Ties
 
 _EIGHT = 8
 
+# The reasons of kernels that follow the scheme's config, have one of their own, or are at an edge.
+BY_SCHEME = "config of the scheme"
+BY_LAYER = "config given for this layer"
+EDGE_REASONS = ("edge: reads a model input", "edge: ends at a model output")
+# That of a tensor at a model input or output.
+MODEL_EDGE = "model edge"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -49,12 +56,14 @@ class Choice:
         reason: why it is there.
         tie: number of the group of tensors that share the quantizer; None where there is none.
         replaces: names of the ReLU layers whose clip the quantizer does.
+        inputs: of a kernel, the quantizer that its layer asks its input for; None if any 8-bit grid will do.
     """
 
     quantizer: Any
     reason: str
     tie: int | None = None
     replaces: tuple[str, ...] = ()
+    inputs: ActivationQuantizer | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,12 +130,12 @@ class Planner:
     # Kernels -----------------------------------------------------------------------------------------------------
 
     def _kernel(self, node: _host.Node) -> Choice:
-        name = node.layer.name
+        name, inputs = node.layer.name, self._wanted(node)
         if name in self._configs:
-            return Choice(quantizer=self._configs[name].weights, reason="config given for this layer")
+            return Choice(quantizer=self._configs[name].weights, reason=BY_LAYER, inputs=inputs)
         if name not in self._edges:
-            return Choice(quantizer=self._default.weights, reason="config of the scheme")
-        return Choice(quantizer=self._edge_weights(), reason=self._edges[name])
+            return Choice(quantizer=self._default.weights, reason=BY_SCHEME, inputs=inputs)
+        return Choice(quantizer=self._edge_weights(), reason=self._edges[name], inputs=inputs)
 
     def _weights(self) -> dict[str, Choice]:
         """The choices for kernels, and for the slopes of a PReLU."""
@@ -144,9 +153,9 @@ class Planner:
         edges = {}
         for node in self._nodes(Kind.LINEAR):
             if any(self._starts_the_model(tensor) for tensor in node.inputs):
-                edges[node.layer.name] = "edge: reads a model input"
+                edges[node.layer.name] = EDGE_REASONS[0]
             elif any(self._ends_the_model(tensor) for tensor in node.outputs):
-                edges[node.layer.name] = "edge: ends at a model output"
+                edges[node.layer.name] = EDGE_REASONS[1]
         return edges
 
     def _starts_the_model(self, tensor: int) -> bool:
@@ -313,7 +322,7 @@ class Planner:
             wanted.append(None)  # The model's output is one more reader, and wants 8 bits.
         eight = RangeActivationQuantizer(bits=_EIGHT, signed=signed)
         if kind is Kind.INPUT or not wanted:
-            return Choice(quantizer=dataclasses.replace(eight, bits=self._edge_bits or _EIGHT), reason="model edge")
+            return Choice(quantizer=dataclasses.replace(eight, bits=self._edge_bits or _EIGHT), reason=MODEL_EDGE)
         first = wanted[0]
         if first is None or any(want != first for want in wanted):
             return Choice(quantizer=eight, reason=self._why_eight(tensor))

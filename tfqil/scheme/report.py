@@ -127,7 +127,7 @@ def placements(q_model: Any) -> PlacementReport:
 
 def _placements(layer: Any) -> list[Placement]:
     """The row of a layer, and of each layer that it replaces."""
-    replaced = layer.replaces if isinstance(layer, QuantizeActivation) else ()
+    replaced = sum(layer.replaces, ()) if isinstance(layer, QuantizeActivation) else ()
     clips = [
         Placement(layer=name, role="clip", bits=None, quantizer=None, reason=f"is the clip of {layer.name}")
         for name in replaced

@@ -1,0 +1,105 @@
+"""Progressive finetuning: the same network at other widths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfqil import _host
+from tfqil.scheme.config import LowBitQuantizeConfig
+from tfqil.scheme.float_twin import float_twin
+from tfqil.scheme.kinds import Kind, kind_of
+from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
+from tfqil.scheme.placement import BY_LAYER, BY_SCHEME, EDGE_REASONS, MODEL_EDGE, Planner
+from tfqil.scheme.placer import place
+
+
+def with_bits(q_model: Any, weight_bits: int | None, activation_bits: int | None) -> Any:
+    """A copy of a quantized model at other widths, with the same weights and intervals: the next stage of finetuning.
+
+    What follows the config of the scheme changes; edges, layers with configs or rules of their own and what the runtime
+    prescribes stay as they are. Intervals keep their ends, so that steps change with the number of levels. A tensor
+    that has had no low-bit grid so far, such as one that is added and multiplied by kernels of a network with 8-bit
+    activations, gets its interval from `calibrate`, or from the first batches of training.
+
+    Args:
+        q_model: a model from `quantize_model` or `quantize_apply` with a `LowBitScheme`; it is not changed.
+        weight_bits: width of the kernels, in the range of their quantizer; None leaves it.
+        activation_bits: width of the activations; None leaves it.
+
+    Returns:
+        A model that is not compiled.
+
+    Raises:
+        TypeError or ValueError: no quantized model, a width out of range, or nothing in the model that follows the
+            scheme's config.
+
+    Reference: Jung et al., CVPR 2019 (arXiv 1808.05779), Table 2.
+    """
+    _host.require_functional(q_model)
+    wrappers = {layer.layer.name: layer for layer in q_model.layers if isinstance(layer, QuantizedLayer)}
+    if not wrappers:
+        raise ValueError(f"Got the float model {q_model.name!r}, expected one from tfqil.quantize_model.")
+    config = _with_bits(_scheme_config(wrappers), weight_bits, activation_bits)
+    twin = float_twin(q_model)
+    given = {name: layer.quantize_config for name, layer in wrappers.items() if layer.reason == BY_LAYER}
+    edge_bits = _edge_bits(q_model)
+    for layer in twin.layers:
+        if kind_of(layer) is Kind.LINEAR and layer.name not in wrappers:
+            given[layer.name] = LowBitQuantizeConfig()  # It stays in float.
+    placed = place(twin, Planner(twin, given, config, edge_bits).plan())
+    _take_over(placed, q_model)
+    _host.set_note(placed, "unmatched_rules", _host.note(q_model, "unmatched_rules", ()))
+    return placed
+
+
+def _scheme_config(wrappers: dict[str, QuantizedLayer]) -> LowBitQuantizeConfig:
+    """The config that the layers without one of their own follow."""
+    for layer in wrappers.values():
+        if layer.reason == BY_SCHEME:
+            return layer.quantize_config  # type: ignore[no-any-return]
+    raise ValueError(
+        f"Got a model whose layers ({', '.join(wrappers)}) are edges or have configs of their own, expected one that "
+        "follows the config of its scheme: quantize the float model with other configs instead."
+    )
+
+
+def _with_bits(
+    config: LowBitQuantizeConfig, weight_bits: int | None, activation_bits: int | None
+) -> LowBitQuantizeConfig:
+    quantizers = []
+    for name, quantizer, bits in (
+        ("weight_bits", config.weights, weight_bits),
+        ("activation_bits", config.activations, activation_bits),
+    ):
+        if bits is not None and quantizer is None:
+            raise ValueError(
+                f"Got {name}={bits!r} for a config without such a quantizer, expected None: there is nothing to change."
+            )
+        quantizers.append(quantizer if bits is None or quantizer is None else quantizer.with_bits(bits))
+    return LowBitQuantizeConfig(weights=quantizers[0], activations=quantizers[1])
+
+
+def _edge_bits(q_model: Any) -> int | None:
+    """The width of the edges; None where they are in float."""
+    for layer in q_model.layers:
+        if isinstance(layer, QuantizedLayer) and layer.reason in EDGE_REASONS:
+            return int(layer.weight_quantizer.bits)  # type: ignore[attr-defined]
+        if isinstance(layer, QuantizeActivation) and layer.reason == MODEL_EDGE:
+            return int(layer.quantizer.bits)  # type: ignore[attr-defined]
+    return None
+
+
+def _take_over(placed: Any, q_model: Any) -> None:
+    """Gives quantizers what those of the same layers have learned, and freezes what was frozen."""
+    sources = {layer.name: layer for layer in q_model.layers}
+    for layer in placed.layers:
+        source = sources.get(layer.name)
+        if isinstance(layer, QuantizedLayer) and isinstance(source, QuantizedLayer):
+            layer.weight_quantizer.take_over(
+                layer.quantizer_variables, source.weight_quantizer, source.quantizer_variables
+            )
+        elif isinstance(layer, QuantizeActivation) and isinstance(source, QuantizeActivation):
+            for site in range(min(layer.sites, source.sites)):
+                layer.quantizer.take_over(layer.site_variables(site), source.quantizer, source.site_variables(site))
+        if source is not None:
+            _host.copy_trainable(source, layer)
