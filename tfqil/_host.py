@@ -303,14 +303,35 @@ def note(model: Any, name: str, default: Any) -> Any:
     return vars(model).get(f"_tfqil_{name}", default)
 
 
-def update_copies(variables: collections.abc.Sequence[Any], update: collections.abc.Callable[[Any, Any], None]) -> None:
-    """Calls update(variable, copy) for the copy of each variable on each device; works inside a training step."""
+def mark_intervals(variables: collections.abc.Iterable[Any]) -> None:
+    """Notes on variables that they are what a quantizer learns; values that are no trainable variables are left out."""
+    for variable in variables:
+        if isinstance(variable, tf.Variable) and variable.trainable:
+            variable.tfqil_is_interval = True
 
-    def update_all(strategy: Any, variables: collections.abc.Sequence[Any]) -> None:
-        for variable in variables:
-            strategy.extended.update(variable, functools.partial(update, variable), group=False)
 
-    tf.__internal__.distribute.interim.maybe_merge_call(update_all, tf.distribute.get_strategy(), variables)
+def is_interval(variable: Any) -> bool:
+    """Whether `mark_intervals` noted that a quantizer learns a variable."""
+    return getattr(variable, "tfqil_is_interval", False)
+
+
+def update_copies(
+    variables: collections.abc.Sequence[Any],
+    update: collections.abc.Callable[..., None],
+    values: collections.abc.Sequence[Any] | None = None,
+) -> None:
+    """Calls update(variable, copy) for the copy of each variable on each device; works inside a training step.
+
+    With `values`, one tensor per variable, it calls update(variable, copy, value).
+    """
+    arguments = [()] * len(variables) if values is None else [(value,) for value in values]
+
+    def update_all(strategy: Any, variables: Any, arguments: Any) -> None:
+        for variable, args in zip(variables, arguments, strict=True):
+            strategy.extended.update(variable, functools.partial(update, variable), args=args, group=False)
+
+    strategy = tf.distribute.get_strategy()
+    tf.__internal__.distribute.interim.maybe_merge_call(update_all, strategy, variables, arguments)
 
 
 def channel_shape(layer: Any, kernel_shape: collections.abc.Sequence[int]) -> tuple[int, ...]:

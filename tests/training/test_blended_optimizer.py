@@ -400,11 +400,11 @@ def test_any_real_number_is_a_rho():
         (lambda: optimizers.legacy.SGD(), TypeError, "Got the legacy optimizer SGD to wrap, expected a tf_keras optim"),
         (lambda: None, TypeError, "Got NoneType to wrap, expected a tf_keras optimizer, such as"),
         (lambda: optimizers.SGD, TypeError, "Got type to wrap, expected a tf_keras optimizer"),
-        (lambda: BlendedOptimizer("sgd", network()), ValueError, "Got a BlendedOptimizer to wrap, .*: blend once"),
+        (lambda: BlendedOptimizer("sgd", network()), ValueError, "Got a BlendedOptimizer to wrap in .*: wrap it once"),
         (
             lambda: keras.mixed_precision.LossScaleOptimizer(optimizers.SGD()),
             ValueError,
-            "Got a LossScaleOptimizer to wrap, expected a plain optimizer: blend first",
+            "Got a LossScaleOptimizer to wrap, expected a plain optimizer: wrap that",
         ),
     ],
     ids=["legacy", "none", "a class", "blended", "loss scaling"],

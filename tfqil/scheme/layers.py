@@ -42,6 +42,7 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         super().build(input_shape)
         self.layer.trainable = was_trainable
         _host.set_owner(self.kernel, self)
+        _host.mark_intervals(self.quantizer_variables.values())
 
     @property
     def weight_quantizer(self) -> WeightQuantizer:
@@ -169,6 +170,8 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
         """Creates the quantizer's variables, those of a range for each site."""
         names = ["activation"] if self.sites == 1 else [f"activation_{site}" for site in range(self.sites)]
         self._site_variables = [self.quantizer.build(input_shape, name, self) for name in names]
+        for variables in self._site_variables:
+            _host.mark_intervals(variables.values())
         super().build(input_shape)  # Without it, reloading from `.keras` builds twice.
 
     def site_variables(self, site: int) -> Mapping[str, Any]:

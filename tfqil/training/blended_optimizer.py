@@ -10,6 +10,7 @@ from typing import Any
 from tfqil import _host
 from tfqil.numerics.relaxation import blend
 from tfqil.scheme.layers import QuantizedLayer
+from tfqil.training.inner_optimizer import deserialize, inner_optimizer, serialize
 
 
 @_host.serializable
@@ -37,8 +38,7 @@ class BlendedOptimizer(_host.WrappingOptimizer):
     """
 
     def __init__(self, inner: Any, q_model: Any, rho: float = 1e-5) -> None:
-        inner = _host.keras.optimizers.get(inner) if isinstance(inner, str) else inner
-        _require_plain_optimizer(inner)
+        inner = inner_optimizer(inner, BlendedOptimizer)
         if isinstance(rho, bool) or not isinstance(rho, numbers.Real) or not (math.isfinite(rho) and 0 <= rho < 1):
             raise ValueError(
                 f"Got rho={rho!r}, expected a number from 0 to less than 1: 1e-5 is the authors', 0 turns blending off."
@@ -73,33 +73,12 @@ class BlendedOptimizer(_host.WrappingOptimizer):
 
     def get_config(self) -> dict[str, Any]:
         """The inner optimizer and rho; the model that holds the kernels is saved around it."""
-        # `.h5` does not read the newer form of an optimizer that a user has registered.
-        return {"inner": _host.keras.optimizers.serialize(self.inner, use_legacy_format=True), "rho": self._rho}
+        return {"inner": serialize(self.inner), "rho": self._rho}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> BlendedOptimizer:
         """The inverse of `get_config`."""
-        deserialize = _host.keras.optimizers.deserialize
-        inner = deserialize(dict(config["inner"]), custom_objects=custom_objects, use_legacy_format=True)
-        return cls(inner, None, config["rho"])
-
-
-def _require_plain_optimizer(inner: Any) -> None:
-    if isinstance(inner, BlendedOptimizer):
-        raise ValueError("Got a BlendedOptimizer to wrap, expected a plain optimizer: blend once.")
-    if isinstance(inner, _host.keras.mixed_precision.LossScaleOptimizer):
-        raise ValueError(
-            "Got a LossScaleOptimizer to wrap, expected a plain optimizer: blend first; model.compile then scales "
-            "losses around the BlendedOptimizer by itself."
-        )
-    if not isinstance(inner, _host.Optimizer):
-        kind = "the legacy optimizer " if isinstance(inner, _host.keras.optimizers.legacy.Optimizer) else ""
-        if type(inner).__module__.partition(".")[0] == "keras":
-            kind = "the Keras 3 optimizer "
-        raise TypeError(
-            f"Got {kind}{type(inner).__name__} to wrap, expected a tf_keras optimizer, such as "
-            "tf_keras.optimizers.SGD: pass one, or its name."
-        )
+        return cls(deserialize(config["inner"], custom_objects), None, config["rho"])
 
 
 def _require_quantized_kernels(kernels: Sequence[Any]) -> None:
