@@ -68,13 +68,13 @@ def _application(builder: Callable[..., keras.Model]) -> Builder:
     return lambda size: builder(weights=None, input_shape=(size, size, 3), classes=_CLASSES, classifier_activation=None)
 
 
-def _keras_cv(name: str, classes: int = _CLASSES, **arguments: Any) -> Builder:
-    """A builder of `keras_cv_networks.py`, which is imported when it is needed: keras-cv takes seconds."""
-    return lambda size: getattr(importlib.import_module("keras_cv_networks"), name)(size, classes, **arguments)
+def _keras_cv(name: str, classes: int = _CLASSES, *, module: str = "keras_cv_networks", **arguments: Any) -> Builder:
+    """A builder that uses keras-cv, which takes seconds to import: when it is needed."""
+    return lambda size: getattr(importlib.import_module(module), name)(size, classes, **arguments)
 
 
-_resnet18 = functools.partial(_keras_cv, "resnet", blocks=(2, 2, 2, 2))
-_resnet34 = functools.partial(_keras_cv, "resnet", blocks=(3, 4, 6, 3))
+_resnet18 = functools.partial(_keras_cv, "resnet", module="imagenet_resnets", blocks=(2, 2, 2, 2))
+_resnet34 = functools.partial(_keras_cv, "resnet", module="imagenet_resnets", blocks=(3, 4, 6, 3))
 
 ARCHITECTURES: dict[str, Architecture] = {
     "alexnet": Architecture(build=lambda size: alexnet.alexnet(size, _CLASSES, batch_norm=False), size=67),

@@ -1,4 +1,4 @@
-"""Networks of keras-cv. Its presets are downloads, so their arguments are written out here."""
+"""More networks of keras-cv. Its presets are downloads, so their arguments are written out here."""
 
 from __future__ import annotations
 
@@ -6,25 +6,9 @@ import tensorflow_model_optimization  # noqa: F401 - first, so that keras_cv fin
 import tf_keras as keras
 
 import keras_cv  # isort: skip
+from imagenet_resnets import classifier
 
-layers = keras.layers
 models = keras_cv.models
-
-
-def resnet(
-    size: int, classes: int, *, blocks: tuple[int, ...], version: int = 1, rescales: bool = True, nested: bool = False
-) -> keras.Model:
-    """ResNet-18 (two basic blocks per stage) or -34 (3, 4, 6, 3), version 2 with pre-activation."""
-    backbone = (models.ResNetBackbone if version == 1 else models.ResNetV2Backbone)(
-        stackwise_filters=[64, 128, 256, 512],
-        stackwise_blocks=list(blocks),
-        stackwise_strides=[1, 2, 2, 2],
-        include_rescaling=rescales,
-        input_shape=(size, size, 3),
-        block_type="basic_block",
-        name=f"resnet{2 * sum(blocks) + 2}_v{version}",
-    )
-    return _classifier_around(backbone, classes) if nested else _classifier(backbone, classes)
 
 
 def mobilenet_v3_small(size: int, classes: int) -> keras.Model:
@@ -40,7 +24,7 @@ def mobilenet_v3_small(size: int, classes: int) -> keras.Model:
         input_shape=(size, size, 3),
         name="mobilenet_v3_small",
     )
-    return _classifier(backbone, classes)
+    return classifier(backbone, classes)
 
 
 def efficientnet_lite_b0(size: int, classes: int) -> keras.Model:
@@ -57,7 +41,7 @@ def efficientnet_lite_b0(size: int, classes: int) -> keras.Model:
         input_shape=(size, size, 3),
         name="efficientnet_lite_b0",
     )
-    return _classifier(backbone, classes)
+    return classifier(backbone, classes)
 
 
 def yolo_v8(size: int, classes: int) -> keras.Model:
@@ -70,16 +54,3 @@ def yolo_v8(size: int, classes: int) -> keras.Model:
     )
     detector = models.YOLOV8Detector(backbone, num_classes=classes, bounding_box_format="xywh", fpn_depth=1)
     return keras.Model(detector.input, [detector.output["boxes"], detector.output["classes"]], name="yolo_v8")
-
-
-def _classifier(backbone: keras.Model, classes: int) -> keras.Model:
-    """A backbone, the average over all positions and logits, without nesting."""
-    x = layers.GlobalAveragePooling2D(name="average")(backbone.output)
-    return keras.Model(backbone.input, layers.Dense(classes, name="logits")(x), name=backbone.name)
-
-
-def _classifier_around(backbone: keras.Model, classes: int) -> keras.Model:
-    """The same with the backbone as one layer, as keras_cv.models.ImageClassifier and transfer learning have it."""
-    inputs = keras.Input(backbone.input_shape[1:])
-    x = layers.GlobalAveragePooling2D(name="average")(backbone(inputs))
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=f"{backbone.name}_nested")
