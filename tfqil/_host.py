@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import re
 from typing import Any
 
 import tensorflow as tf
@@ -163,6 +164,11 @@ def evaluate(model: Any, inputs: list[Any], call: Call) -> list[Any]:
 def _same_input(layer: Any) -> Any:
     shape = layer.input_shape[0] if isinstance(layer.input_shape, list) else layer.input_shape
     return keras.Input(batch_shape=shape, dtype=layer.dtype, name=layer.name)
+
+
+def scope_name(name: str) -> str:
+    """A layer name that TensorFlow takes for a scope; inputs may have others."""
+    return re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", name)
 
 
 def as_list(value: Any) -> list[Any]:

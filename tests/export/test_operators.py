@@ -23,6 +23,7 @@ from tests.export.operator_networks import (
     prelu,
     series,
 )
+from tfqil.export import flatbuffer
 from tfqil.export.pack import STORAGES
 from tfqil.export.phases import Phases
 
@@ -69,6 +70,17 @@ def test_a_layer_with_a_kernel_computes_what_the_deployable_model_does(name, sto
 @pytest.mark.parametrize("name", OPERATORS)
 def test_an_operator_computes_what_the_deployable_model_does(name):
     _require_exact(*_calibrated(name, 4, 8), "smallest")
+
+
+def test_inputs_may_have_names_that_are_no_scopes():
+    inputs = [keras.Input((8, 8, 3), name=name) for name in ("right view", "left", "_depth", "right_view")]
+    features = layers.Concatenate()([conv(tensor, filters) for filters, tensor in enumerate(inputs, start=1)])
+    outputs = {"mask": conv(features), "class": layers.Dense(3)(layers.GlobalAveragePooling2D()(features))}
+    model = keras.Model(inputs, outputs)
+    examples = [np.random.default_rng(seed).normal(0, 1, (8, 8, 8, 3)).astype(np.float32) for seed in range(4)]
+    tflite = _require_exact(networks.calibrated_on(model, examples, 4, 8), examples, "smallest")
+    (signature,) = flatbuffer.load(tflite).signatureDefs
+    assert {entry.name.decode() for entry in signature.inputs} == {"right_view_2", "left", "depth", "right_view"}
 
 
 @pytest.mark.parametrize("name", ["transposed and joined", "PReLU per channel", "GELU", "bilinear", "slices"])

@@ -18,7 +18,7 @@ from tfqil.export.inspect import FileReport, inspect
 from tfqil.export.layers import IntegerLayer, IntegerQuantize
 from tfqil.export.lower import Lowering
 from tfqil.export.pack import STORAGES, pack
-from tfqil.export.signature import order_like
+from tfqil.export.signature import order_like, signature_names
 from tfqil.export.verify import LARGEST_MEAN_LSB, builtin_layers, compare, lowering_for
 from tfqil.scheme.kinds import Kind, kind_of
 from tfqil.scheme.report import float_layers, require_no_float_layers
@@ -76,7 +76,8 @@ def convert(
     plain = lowering.model()
     _require_exact_weights(plain, allow_float=allow_float)
     converted = _converted(plain)
-    tflite = pack(order_like(converted, plain.input_names, plain.output_names), storage)
+    inputs, outputs = signature_names(plain.input_names), signature_names(plain.output_names)
+    tflite = pack(order_like(converted, inputs, outputs), storage)
     report = inspect(tflite)
     if not report.integer_only and not allow_float and not float_layers(q_model):
         first, *others = report.float_leftovers
@@ -86,11 +87,11 @@ def convert(
             "quantizers (edge_bits=8), or pass allow_float=True."
         )
     if check and (report.integer_only or _is_on_grids(plain)):
-        inputs = _random_inputs(plain)
+        examples = _random_inputs(plain)
         if builtin_layers(q_model, report):
             lowering = lowering_for(q_model, report)
             plain = lowering.model()
-        _require_equal(q_model, lowering, plain, tflite, report, inputs)
+        _require_equal(q_model, lowering, plain, tflite, report, examples)
     if path is not None:
         _write(tflite, pathlib.Path(path))
     return tflite
@@ -102,11 +103,13 @@ def _converted(plain: Any) -> bytes:
     batch = 1 if any(map(_host.is_recurrent, plain.layers)) else None
 
     def run(*inputs: Any) -> dict[str, Any]:
-        return dict(zip(plain.output_names, _host.as_list(plain(list(inputs), training=False)), strict=True))
+        return dict(
+            zip(signature_names(plain.output_names), _host.as_list(plain(list(inputs), training=False)), strict=True)
+        )
 
     signature = [
         tf.TensorSpec((batch or tensor.shape[0], *tensor.shape[1:]), tensor.dtype, name=name)
-        for tensor, name in zip(plain.inputs, plain.input_names, strict=True)
+        for tensor, name in zip(plain.inputs, signature_names(plain.input_names), strict=True)
     ]
     # A module with the variables alone: a Keras model is traced several times over before it is converted.
     module = tf.Module()

@@ -1,4 +1,4 @@
-"""The order of a file's inputs and outputs: the converter sorts by name, users expect the model's."""
+"""Names and order of a file's inputs and outputs: the converter sorts by name, users expect the model's order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfqil import _host
 from tfqil.export import flatbuffer
+
+
+def signature_names(names: Sequence[str]) -> list[str]:
+    """Names for the inputs or outputs of a model in a signature: the model's own, unless they are no scopes.
+
+    The converter writes a file without a signature if one of the names has a space or begins with an underscore.
+    """
+    taken: list[str] = []
+    for name in names:
+        base = unique = _host.scope_name(name).lstrip("_") or "tensor"
+        number = 1
+        while unique in taken or (unique != name and unique in names):
+            number += 1
+            unique = f"{base}_{number}"
+        taken.append(unique)
+    return taken
 
 
 def order_like(tflite: bytes, input_names: Sequence[str], output_names: Sequence[str]) -> bytes:

@@ -83,7 +83,8 @@ class _Placer:
         operands = self._operands.get(id(tensor))
         keywords = {} if operands is None else {"operands": operands}
         if choice.tie is not None:
-            return self._tied[choice.tie].quantized(name, tensor, clip, choice.replaces, keywords)
+            return self._tied[choice.tie].quantized(_host.scope_name(name), tensor, clip, choice.replaces, keywords)
+        name = _host.scope_name(name)
         self._names[name] += 1
         if self._names[name] > 1:
             name = f"{name}_{self._names[name]}"

@@ -151,12 +151,19 @@ def _concatenate(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | Non
     return layers.Concatenate(axis=int(axis) if int(axis) >= 0 else int(axis) + rank, name=name), list(tensors)
 
 
-def _mean(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
-    tensor, axis, keep = arguments[:3]
-    axes = sorted(int(a) % len(tensor.shape) for a in np.atleast_1d(axis)) if axis is not None else []
-    if len(tensor.shape) == 4 and axes == [1, 2]:
-        return layers.GlobalAveragePooling2D(keepdims=bool(keep), name=name), [tensor]
-    return None
+def _over_positions(of_images: Any, of_series: Any) -> Callable[[str, list[Any]], Any]:
+    """A reduction over all axes but the first and the last, as a global pooling."""
+
+    def translate(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
+        tensor, axis, keep = arguments[:3]
+        rank = len(tensor.shape)
+        axes = sorted(int(a) % rank for a in np.atleast_1d(axis)) if axis is not None else []
+        pooling = {4: of_images, 3: of_series}.get(rank)
+        if pooling is None or axes != list(range(1, rank - 1)):
+            return None
+        return pooling(keepdims=bool(keep), name=name), [tensor]
+
+    return translate
 
 
 def _resize(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
@@ -214,7 +221,8 @@ _CALLS: dict[str, Callable[[str, list[Any]], tuple[Any, list[Any]] | None]] = {
     "math.negative": lambda name, arguments: _affine(name, arguments[0], -1.0, 0.0),
     "math.maximum": _extreme(layers.Maximum, clipping=True),
     "math.minimum": _extreme(layers.Minimum, clipping=False),
-    "math.reduce_mean": _mean,
+    "math.reduce_max": _over_positions(layers.GlobalMaxPooling2D, layers.GlobalMaxPooling1D),
+    "math.reduce_mean": _over_positions(layers.GlobalAveragePooling2D, layers.GlobalAveragePooling1D),
     "math.sigmoid": _activation("sigmoid"),
     "math.tanh": _activation("tanh"),
     "compat.v1.pad": _pad,
