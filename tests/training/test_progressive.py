@@ -119,6 +119,26 @@ class TestWhatWasLearned:
         for name, value in _variables(q_model).items():
             np.testing.assert_array_equal(value, before[name], err_msg=name)
 
+    def test_intervals_may_be_fitted_anew_where_the_width_changes(self):
+        q_model = _finetuned("residual", 3, 3)
+        fitted = tfqil.with_bits(q_model, 2, 2, intervals="fit")
+        waiting = [
+            layer for layer in fitted.layers if isinstance(layer, QuantizeActivation) and not layer.is_initialized()
+        ]
+        assert {layer.quantizer.bits for layer in waiting} == {2}
+        assert len(waiting) == sum(
+            isinstance(layer, QuantizeActivation) and layer.quantizer.bits == 2 for layer in fitted.layers
+        )
+        for layer in fitted.layers:
+            if isinstance(layer, QuantizedLayer) and layer.weight_quantizer.bits == 2:
+                learned = q_model.get_layer(layer.name)
+                error = [
+                    float(tf.reduce_mean((one.quantized(one.kernel) - one.kernel) ** 2))
+                    for one in (layer, tfqil.with_bits(q_model, 2, 2).get_layer(layer.name))
+                ]
+                assert error[0] <= error[1] * 1.001
+                np.testing.assert_array_equal(layer.kernel, learned.kernel)
+
     def test_the_highest_level_of_a_learned_resolution_is_kept(self):
         q_model = tfqil.calibrate(
             tfqil.quantize_model(networks.plain(), tfqil.BCGDQuantizeConfig(1, 4)), networks.digits(64)[0]
@@ -166,6 +186,10 @@ class TestWhatWasLearned:
 
 
 class TestErrors:
+    def test_another_way_with_intervals(self):
+        with pytest.raises(ValueError, match=r"intervals='reset', expected 'keep' or 'fit'"):
+            tfqil.with_bits(networks.quantized(networks.plain()), 3, 3, intervals="reset")
+
     def test_a_float_model(self):
         with pytest.raises(ValueError, match=r"float model 'plain'.*tfqil\.quantize_model"):
             tfqil.with_bits(networks.plain(), 4, 4)

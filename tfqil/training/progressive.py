@@ -12,8 +12,10 @@ from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.placement import BY_LAYER, BY_SCHEME, EDGE_REASONS, MODEL_EDGE, Planner
 from tfqil.scheme.placer import place
 
+INTERVALS = ("keep", "fit")
 
-def with_bits(q_model: Any, weight_bits: int | None, activation_bits: int | None) -> Any:
+
+def with_bits(q_model: Any, weight_bits: int | None, activation_bits: int | None, *, intervals: str = "keep") -> Any:
     """A copy of a quantized model at other widths, with the same weights and intervals: the next stage of finetuning.
 
     What follows the config of the scheme changes; edges, layers with configs or rules of their own and what the runtime
@@ -25,6 +27,9 @@ def with_bits(q_model: Any, weight_bits: int | None, activation_bits: int | None
         q_model: a model from `quantize_model` or `quantize_apply` with a `LowBitScheme`; it is not changed.
         weight_bits: width of the kernels, in the range of their quantizer; None leaves it.
         activation_bits: width of the activations; None leaves it.
+        intervals: "keep" starts from the intervals that were learned. "fit" fits those of quantizers whose width
+            changes anew, of kernels at once, of activations by `calibrate` or the first batches of training: the best
+            interval is much shorter at 2 bits than at 3.
 
     Returns:
         A model that is not compiled.
@@ -35,6 +40,8 @@ def with_bits(q_model: Any, weight_bits: int | None, activation_bits: int | None
 
     Reference: Jung et al., CVPR 2019 (arXiv 1808.05779), Table 2.
     """
+    if intervals not in INTERVALS:
+        raise ValueError(f"Got intervals={intervals!r}, expected {' or '.join(map(repr, INTERVALS))}: choose one.")
     _host.require_functional(q_model)
     wrappers = {layer.layer.name: layer for layer in q_model.layers if isinstance(layer, QuantizedLayer)}
     if not wrappers:
@@ -47,7 +54,7 @@ def with_bits(q_model: Any, weight_bits: int | None, activation_bits: int | None
         if kind_of(layer) is Kind.LINEAR and layer.name not in wrappers:
             given[layer.name] = LowBitQuantizeConfig()  # It stays in float.
     placed = place(twin, Planner(twin, given, config, edge_bits).plan())
-    _take_over(placed, q_model)
+    _take_over(placed, q_model, keep_all=intervals == "keep")
     _host.set_note(placed, "unmatched_rules", _host.note(q_model, "unmatched_rules", ()))
     return placed
 
@@ -89,17 +96,21 @@ def _edge_bits(q_model: Any) -> int | None:
     return None
 
 
-def _take_over(placed: Any, q_model: Any) -> None:
-    """Gives quantizers what those of the same layers have learned, and freezes what was frozen."""
+def _take_over(placed: Any, q_model: Any, *, keep_all: bool) -> None:
+    """Gives quantizers, or those that did not change, what those of the same layers have learned; freezes layers."""
     sources = {layer.name: layer for layer in q_model.layers}
     for layer in placed.layers:
         source = sources.get(layer.name)
+        if source is not None:
+            _host.copy_trainable(source, layer)
         if isinstance(layer, QuantizedLayer) and isinstance(source, QuantizedLayer):
+            if not keep_all and layer.weight_quantizer != source.weight_quantizer:
+                continue
             layer.weight_quantizer.take_over(
                 layer.quantizer_variables, source.weight_quantizer, source.quantizer_variables
             )
         elif isinstance(layer, QuantizeActivation) and isinstance(source, QuantizeActivation):
+            if not keep_all and layer.quantizer != source.quantizer:
+                continue
             for site in range(min(layer.sites, source.sites)):
                 layer.quantizer.take_over(layer.site_variables(site), source.quantizer, source.site_variables(site))
-        if source is not None:
-            _host.copy_trainable(source, layer)

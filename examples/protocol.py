@@ -1,0 +1,300 @@
+"""The stages of the QIL protocol: a float network, then fewer bits step by step, each stage from the one before.
+
+Every stage has a folder with a checkpoint after each epoch, the finished model, its file and a record. A training that
+is killed goes on from the last checkpoint; since the batches of an epoch follow from its number (`data.py`), and each
+stage starts from the model that the stage before has written, it ends as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import data as image_data
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+import tfqil
+from tfqil.export import runtime
+
+METHODS = ("qil", "lbw", "bcgd", "binary_relax")
+FLOAT = 32
+# Lambda at the end of phase I, in the notebook of BinaryRelax's authors, and the share of the epochs of phase II.
+_LAST_STRENGTH, _EXACT_SHARE = 359.0, 0.25
+# Images that the interpreter takes at a time.
+_FILE_BATCH = 250
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the float network, and then each stage with fewer bits, is trained: SGD with momentum.
+
+    Attributes:
+        batch: examples per step, over all devices.
+        float_epochs: of the float network.
+        epochs: of each other stage.
+        float_rate: learning rate at the start of the float network.
+        rate: the same of the other stages.
+        float_drops: shares of the epochs after which the rate becomes a tenth; empty for a cosine to zero.
+        drops: the same of the other stages.
+        interval_rate: learning rate of what quantizers learn, as a share of that of the weights.
+        weight_decay: of everything but what quantizers learn.
+        momentum: of SGD.
+    """
+
+    batch: int
+    float_epochs: int
+    epochs: int
+    float_rate: float
+    rate: float
+    float_drops: tuple[float, ...] = ()
+    drops: tuple[float, ...] = ()
+    interval_rate: float = 0.01
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+
+
+# ImageNet: of QIL and its re-implementation; CIFAR-10: of the re-implementation. The others: found by trying.
+SETTINGS = {
+    "imagenet2012": Settings(
+        batch=1024, float_epochs=120, epochs=90, float_rate=0.4, rate=0.04,
+        float_drops=(30 / 120, 60 / 120, 85 / 120, 95 / 120, 105 / 120), drops=(20 / 90, 40 / 90, 60 / 90, 80 / 90),
+    ),
+    "cifar10": Settings(
+        batch=128, float_epochs=200, epochs=150, float_rate=0.1, rate=0.01,
+        float_drops=(100 / 200, 150 / 200, 180 / 200), drops=(60 / 150, 90 / 150, 120 / 150),
+    ),
+    "glyphs": Settings(batch=128, float_epochs=15, epochs=5, float_rate=0.1, rate=0.02, weight_decay=5e-4),
+    "digits": Settings(batch=64, float_epochs=60, epochs=15, float_rate=0.1, rate=0.02),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Widths:
+    """The widths of a stage; 32 is float."""
+
+    weights: int
+    activations: int
+
+    @property
+    def name(self) -> str:
+        """For folders and tables."""
+        return "float" if self.is_float else f"{self.weights}_{self.activations}"
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return self.weights == FLOAT
+
+
+def parse_schedule(texts: Sequence[str]) -> list[Widths]:
+    """The stages of a schedule such as 32,5,4,3,2 or 32,4/8,2/8 (weights/activations).
+
+    Raises:
+        ValueError: no widths, a first stage that is not float, or one that goes up.
+    """
+    stages = []
+    for text in texts:
+        parts = text.split("/")
+        try:
+            weights, activations = int(parts[0]), int(parts[-1])
+        except ValueError:
+            raise ValueError(
+                f"Got the stage {text!r}, expected bits such as 4, or 4/8 for weights/activations."
+            ) from None
+        stages.append(Widths(weights=weights, activations=activations))
+    if not stages or stages[0] != Widths(weights=FLOAT, activations=FLOAT):
+        raise ValueError(f"Got the schedule {','.join(texts)}, expected one that begins with 32, the float network.")
+    for before, after in itertools.pairwise(stages):
+        if after.weights > before.weights or after.activations > before.activations or after == before:
+            raise ValueError(
+                f"Got the schedule {','.join(texts)}, which goes from {before.weights}/{before.activations} to "
+                f"{after.weights}/{after.activations} bits, expected fewer bits in every stage."
+            )
+    return stages
+
+
+def config_for(method: str, widths: Widths) -> tfqil.LowBitQuantizeConfig:
+    """The config of a method at some widths.
+
+    Raises:
+        ValueError: an unknown method, or widths that it does not have.
+    """
+    makers: dict[str, Callable[[int, int], tfqil.LowBitQuantizeConfig]] = {
+        "qil": tfqil.QILQuantizeConfig,
+        "lbw": tfqil.LBWQuantizeConfig,
+        "bcgd": tfqil.BCGDQuantizeConfig,
+        "binary_relax": lambda weights, activations: tfqil.BCGDQuantizeConfig(weights, activations, relax=True),
+    }
+    if method not in makers:
+        raise ValueError(f"Got the method {method!r}, expected one of {', '.join(makers)}.")
+    return makers[method](widths.weights, widths.activations)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that the result of a training follows from, and where it goes.
+
+    Attributes:
+        folder: one folder per stage is written there.
+        data: the data set.
+        network: makes the float network.
+        method: one of `METHODS`.
+        settings: how each stage is trained.
+        scheme: makes the scheme of the first quantized stage from its config.
+        rho: share of the blending of `bcgd`.
+        intervals: what `with_bits` does with them between the stages.
+        jit: compile the training step with XLA.
+        strategy: spreads the training over devices.
+        storage: how the files store weights.
+    """
+
+    folder: pathlib.Path
+    data: image_data.ImageSet
+    network: Callable[[], keras.Model]
+    method: str
+    settings: Settings
+    scheme: Callable[[tfqil.LowBitQuantizeConfig], tfqil.LowBitScheme] = tfqil.LowBitScheme
+    rho: float = 1e-5
+    intervals: str = "fit"
+    jit: bool = False
+    strategy: Any = None
+    storage: str = "fastest"
+
+    def stage(self, widths: Widths, before: Widths | None) -> dict[str, Any]:
+        """Trains a stage to its end, or returns its record if it is there."""
+        folder = self.folder / widths.name
+        record = folder / "record.json"
+        if record.is_file():
+            return dict(json.loads(record.read_text()))
+        started = time.perf_counter()
+        with self._scope():
+            model = self._start(widths, before)
+            epochs = self.settings.float_epochs if widths.is_float else self.settings.epochs
+            self._compile(model, widths, epochs)
+        history = self._fit(model, widths, epochs, folder)
+        return self._finish(model, widths, history, folder, time.perf_counter() - started)
+
+    def _scope(self) -> Any:
+        return (self.strategy or tf.distribute.get_strategy()).scope()
+
+    def _start(self, widths: Widths, before: Widths | None) -> keras.Model:
+        """The model of a stage before its first step."""
+        if widths.is_float or before is None:
+            return self.network()
+        previous = tfqil.load_model(self.folder / before.name / "model.keras", compile=False)
+        if before.is_float:
+            model = tfqil.quantize_model(previous, self.scheme(config_for(self.method, widths)))
+        else:
+            model = tfqil.with_bits(previous, widths.weights, widths.activations, intervals=self.intervals)
+        return tfqil.calibrate(model, self.data.train(0))
+
+    def _compile(self, model: keras.Model, widths: Widths, epochs: int) -> None:
+        settings = self.settings
+        rate, drops = (
+            (settings.float_rate, settings.float_drops) if widths.is_float else (settings.rate, settings.drops)
+        )
+        steps = epochs * (self.data.train_examples // settings.batch)
+        optimizer = keras.optimizers.SGD(
+            _rates(rate, drops, steps), momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        if not widths.is_float:
+            # Decay would draw intervals to nothing; their loss is that of the task.
+            optimizer.exclude_from_weight_decay(var_names=[r"_(center|half_width|gamma|step):0$"])
+            if self.method == "bcgd":
+                optimizer = tfqil.optimizers.BlendedOptimizer(optimizer, model, self.rho)
+            optimizer = tfqil.optimizers.IntervalRateOptimizer(optimizer, settings.interval_rate)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=self.jit)
+        model.optimizer.build(model.trainable_variables)
+
+    def _callbacks(self, epochs: int) -> list[keras.callbacks.Callback]:
+        if self.method != "binary_relax":
+            return []
+        relaxed = max(1, round(epochs * (1 - _EXACT_SHARE)))
+        growth = _LAST_STRENGTH ** (1 / relaxed)
+        return [tfqil.callbacks.BinaryRelaxSchedule(1.0, growth, exact_from_epoch=relaxed)]
+
+    def _fit(self, model: keras.Model, widths: Widths, epochs: int, folder: pathlib.Path) -> list[dict[str, float]]:
+        """Trains epoch by epoch from the last checkpoint, and returns what each epoch logged."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._scope():
+            done = tf.Variable(0, dtype=tf.int64, trainable=False)
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, done=done)
+        manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoint"), max_to_keep=1)
+        if manager.latest_checkpoint:
+            checkpoint.restore(manager.latest_checkpoint)
+        log = folder / "history.json"
+        history = json.loads(log.read_text())[: int(done)] if log.is_file() else []
+        callbacks = [] if widths.is_float else self._callbacks(epochs)
+        for epoch in range(int(done), epochs):
+            batches = self.data.train(epoch)
+            logs = model.fit(batches, initial_epoch=epoch, epochs=epoch + 1, callbacks=callbacks, verbose=0).history
+            history.append({name: float(values[0]) for name, values in logs.items()})
+            write_json(log, history)
+            done.assign(epoch + 1)
+            manager.save()
+        return history
+
+    def _finish(
+        self, model: keras.Model, widths: Widths, history: list[dict[str, float]], folder: pathlib.Path, seconds: float
+    ) -> dict[str, Any]:
+        """Tests, converts and verifies a trained model, and writes all that is left of it."""
+        images, labels = (np.concatenate(parts) for parts in zip(*self.data.test.as_numpy_iterator(), strict=True))
+        record: dict[str, Any] = {
+            "stage": widths.name,
+            "method": None if widths.is_float else self.method,
+            "epochs": len(history),
+            "seconds": seconds,
+            "training_accuracy": history[-1]["accuracy"],
+            "keras_accuracy": accuracy(model.predict(images, batch_size=_FILE_BATCH, verbose=0), labels),
+        }
+        model.save(folder / "unfinished.keras")
+        (folder / "unfinished.keras").replace(folder / "model.keras")
+        if widths.is_float:
+            tflite = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+        else:
+            tflite = tfqil.convert(model, self.storage)
+            report = tfqil.verify(model, tflite, images[:_FILE_BATCH])
+            record["differing_from_deployable"] = report.differing_from_deployable
+        (folder / "model.tflite").write_bytes(tflite)
+        record["file_accuracy"] = accuracy(run_file(tflite, images), labels)
+        record["bytes"] = len(tflite)
+        record["integer_only"] = tfqil.inspect(tflite).integer_only
+        write_json(folder / "record.json", record)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        return record
+
+
+def run_file(tflite: bytes, images: np.ndarray) -> np.ndarray:
+    """The first output of a file for many images."""
+    starts = range(0, len(images), _FILE_BATCH)
+    return np.concatenate([runtime.run(tflite, [images[start : start + _FILE_BATCH]])[0] for start in starts])
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Percent of the examples whose largest logit is the right one."""
+    return 100.0 * float(np.mean(logits.argmax(axis=-1) == labels))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a file as a whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _rates(rate: float, drops: Sequence[float], steps: int) -> Any:
+    """The learning rate over the steps of a stage."""
+    schedules = keras.optimizers.schedules
+    if not drops:
+        return schedules.CosineDecay(rate, steps)
+    boundaries = [round(share * steps) for share in drops]
+    return schedules.PiecewiseConstantDecay(boundaries, [rate * 0.1**power for power in range(len(drops) + 1)])
