@@ -60,13 +60,13 @@ class Difficulty:
         contrast: least difference of brightness between glyph and background, of 255.
     """
 
-    rotation: float = 15.0
-    shear: float = 0.2
-    scale: float = 0.15
-    shift: float = 0.08
-    clutter: int = 5
-    noise: float = 20.0
-    contrast: float = 50.0
+    rotation: float = 10.0
+    shear: float = 0.15
+    scale: float = 0.1
+    shift: float = 0.06
+    clutter: int = 2
+    noise: float = 10.0
+    contrast: float = 90.0
 
 
 def draw(

@@ -203,7 +203,7 @@ class Run:
         )
         steps = epochs * (self.data.train_examples // settings.batch)
         optimizer = keras.optimizers.SGD(
-            _rates(rate, drops, steps), momentum=settings.momentum, weight_decay=settings.weight_decay
+            rates(rate, drops, steps), momentum=settings.momentum, weight_decay=settings.weight_decay
         )
         if not widths.is_float:
             # Decay would draw intervals to nothing; their loss is that of the task.
@@ -291,7 +291,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def _rates(rate: float, drops: Sequence[float], steps: int) -> Any:
+def rates(rate: float, drops: Sequence[float], steps: int) -> Any:
     """The learning rate over the steps of a stage."""
     schedules = keras.optimizers.schedules
     if not drops:

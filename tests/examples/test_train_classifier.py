@@ -1,0 +1,156 @@
+"""The protocol's command: its stages, a training that is killed and goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import tfqil
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+sys.path.append(str(EXAMPLES))
+import protocol  # noqa: E402
+
+COMMAND = [
+    sys.executable,
+    str(EXAMPLES / "train_classifier.py"),
+    "--data=digits",
+    "--network=vgg11",
+    "--width=0.0625",
+    "--float_epochs=3",
+    "--epochs=3",
+    "--examples=256",
+    "--deterministic",
+]
+SMALL = ["--schedule=32,4,2/4"]
+
+
+def start(folder: pathlib.Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command as a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [*COMMAND, f"--directory={folder}", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def run(folder: pathlib.Path, *arguments: str) -> str:
+    """What the command prints."""
+    process = start(folder, *arguments)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    return out
+
+
+def refused(folder: pathlib.Path, *arguments: str) -> str:
+    """The sentence that the command ends with."""
+    process = start(folder, *arguments)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    return errors.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(folder, *SMALL)
+
+
+@pytest.mark.slow
+class TestRun:
+    def test_every_stage_leaves_a_model_a_file_and_a_record(self, finished):
+        folder, printed = finished
+        for stage, integer_only in (("float", False), ("4_4", True), ("2_4", True)):
+            record = json.loads((folder / stage / "record.json").read_text())
+            assert record["integer_only"] == integer_only
+            assert record["epochs"] == 3
+            assert record["bytes"] == (folder / stage / "model.tflite").stat().st_size
+            assert f"{record['file_accuracy']:.2f}" in printed
+            assert abs(record["file_accuracy"] - record["keras_accuracy"]) < 1
+            assert sorted(path.name for path in (folder / stage).iterdir()) == [
+                "history.json", "model.keras", "model.tflite", "record.json",
+            ]  # fmt: skip
+        placements = tfqil.placements(tfqil.load_model(folder / "2_4" / "model.keras", compile=False))
+        assert {row.bits for row in placements if row.reason == "config of the scheme"} == {2}
+
+    def test_a_killed_training_ends_as_one_that_was_not(self, finished, tmp_path):
+        process = start(tmp_path, *SMALL)
+        log = tmp_path / "4_4" / "history.json"
+        deadline = time.monotonic() + 200
+        while not log.is_file() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        assert log.is_file()
+        assert not (tmp_path / "4_4" / "record.json").exists()
+        run(tmp_path, *SMALL)
+        for stage in ("float", "4_4", "2_4"):
+            one, other = (
+                tfqil.load_model(folder / stage / "model.keras", compile=False) for folder in (finished[0], tmp_path)
+            )
+            for variable, expected in zip(other.variables, one.variables, strict=True):
+                np.testing.assert_array_equal(variable.numpy(), expected.numpy(), err_msg=variable.name)
+            files = [(folder / stage / "history.json").read_text() for folder in (finished[0], tmp_path)]
+            assert files[0] == files[1]
+
+    def test_a_longer_schedule_goes_on(self, finished):
+        folder, _ = finished
+        before = (folder / "4_4" / "model.keras").stat().st_mtime_ns
+        printed = run(folder, "--schedule=32,4,2/4,2/2")
+        assert "2/2" in printed
+        assert (folder / "4_4" / "model.keras").stat().st_mtime_ns == before
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            ("--width=0.125", r"Got --width=0.125 for the run in .*, which has 0.0625, expected the same settings"),
+            ("--schedule=32,3/4,2/4", r"Got --schedule="),
+            ("--method=lbw", r"Got --method=lbw"),
+        ],
+    )
+    def test_a_run_of_other_settings_is_not_touched(self, finished, argument, message):
+        folder, _ = finished
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        sentence = refused(folder, *SMALL, argument)
+        assert message.replace(r"\.", ".").split(".*")[0] in sentence
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+    def test_a_folder_of_something_else_is_not_touched(self, tmp_path):
+        (tmp_path / "thesis.txt").write_text("all of it")
+        assert "which holds no run, expected an empty one" in refused(tmp_path, *SMALL)
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+class TestSchedule:
+    def test_stages(self):
+        stages = protocol.parse_schedule(["32", "4/8", "2/8"])
+        assert [stage.name for stage in stages] == ["float", "4_8", "2_8"]
+
+    @pytest.mark.parametrize(
+        ("schedule", "message"),
+        [
+            ("32,4,5", "goes from 4/4 to 5/5 bits, expected fewer bits in every stage"),
+            ("32,4/4,3/8", "goes from 4/4 to 3/8 bits"),
+            ("32,4,4", "goes from 4/4 to 4/4 bits"),
+            ("5,4", "expected one that begins with 32"),
+            ("32,four", "Got the stage 'four'"),
+        ],
+    )
+    def test_a_schedule_that_makes_no_sense_is_refused(self, schedule, message):
+        with pytest.raises(ValueError, match=message):
+            protocol.parse_schedule(schedule.split(","))
+
+    def test_widths_that_a_method_does_not_have_are_refused(self):
+        with pytest.raises(ValueError, match="weight_bits"):
+            protocol.config_for("lbw", protocol.Widths(weights=7, activations=4))
+
+    def test_the_papers_drop_their_rates_where_they_say(self):
+        settings = protocol.SETTINGS["imagenet2012"]
+        rates = protocol.rates(settings.rate, settings.drops, 90 * 10)
+        at = [float(rates(epoch * 10 + 5)) for epoch in (0, 19, 20, 39, 40, 60, 80, 89)]
+        np.testing.assert_allclose(at, [0.04, 0.04, 4e-3, 4e-3, 4e-4, 4e-5, 4e-6, 4e-6], rtol=1e-5)
