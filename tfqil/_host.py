@@ -200,6 +200,12 @@ def run_as_before(node: Node, layer: Any, tensors: list[Any]) -> Any:
     return layer(*arguments, **keywords)
 
 
+def has_output_shape(node: Node, tensor: Any) -> bool:
+    """Whether a tensor has the shape of the output of a node."""
+    (expected,) = (output.shape for output in tf.nest.flatten(node.keras_node.outputs))
+    return bool(tensor.shape.is_compatible_with(expected))
+
+
 def keyword(node: Node, name: str, default: Any) -> Any:
     """The value of a keyword argument in a call of a functional graph."""
     return node.keras_node.call_kwargs.get(name, default)

@@ -134,7 +134,8 @@ class IntegerLinear(IntegerLayer):
         bias_codes: integers of the bias in units of input step * step, (O,).
         input_grid: grid of the input.
         strides, padding, dilations: of the convolution; padding "same", "valid" or, in one dimension, "causal".
-        one_dimensional: inputs and outputs are (N, W, C), and the kernel is of height 1.
+        axes_before: how many axes of size 1 the inputs lack behind the first: 1 for (N, W, C), whose kernel has height
+            1; 2 for (N, C).
         kernels: which kernels run it: "xnnpack", or "builtin" where XNNPACK refuses.
 
     Attributes:
@@ -155,24 +156,24 @@ class IntegerLinear(IntegerLayer):
         strides: Sequence[int] = (1, 1),
         padding: str = "valid",
         dilations: Sequence[int] = (1, 1),
-        one_dimensional: bool = False,
+        axes_before: int = 0,
         kernels: str = "xnnpack",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.operator, self.kernels, self.input_grid = operator, kernels, input_grid
         self.codes, self.steps, self.bias_codes = codes, steps, bias_codes
-        self._one_dimensional = one_dimensional
+        self._axes_before = axes_before
         self._apply = functools.partial(
             multiply, operator=operator, strides=strides, padding=padding, dilations=dilations
         )
 
     def call(self, inputs: Any) -> tf.Tensor:
         """The output on its grid."""
-        if not self._one_dimensional:
+        if not self._axes_before:
             return super().call(inputs)
-        outputs = super().call(tf.reshape(inputs, [-1, 1, *inputs.shape[1:]]))
-        return tf.reshape(outputs, [-1, *outputs.shape[2:]])
+        outputs = super().call(tf.reshape(inputs, [-1, *[1] * self._axes_before, *inputs.shape[1:]]))
+        return tf.reshape(outputs, [-1, *outputs.shape[1 + self._axes_before :]])
 
     def integers(self, inputs: Any) -> NDArray[np.int32]:
         """The runtime's accumulator, exact, and its requantization."""

@@ -38,6 +38,7 @@ from tfqil.export.pending import (
 from tfqil.export.phases import Phases
 from tfqil.numerics.int8 import int8_divisors
 from tfqil.scheme import tf_calls
+from tfqil.scheme.flatten import copy_of
 from tfqil.scheme.kinds import FOLDED, FUSED_CEILING, TRAINING_ONLY, Kind, activation_name, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.tf_calls import arguments_in_order
@@ -239,21 +240,13 @@ def _one_dimensional(layer: Any) -> dict[str, Any]:
         "strides": (1, *layer.strides),
         "padding": layer.padding,
         "dilations": (1, *layer.dilation_rate),
-        "one_dimensional": True,
+        "axes_before": 1,
     }
 
 
 def _in_float32(layer: Any) -> Any:
     """A copy of a layer that computes in float32; the layer itself if it cannot be copied and has no weights."""
-    config = layer.get_config()
-    if "dtype" in config:
-        config["dtype"] = "float32"
-    try:
-        return type(layer).from_config(config)
-    except (NotImplementedError, TypeError, ValueError):
-        if layer.weights:
-            raise
-        return layer
+    return copy_of(layer, **({"dtype": "float32"} if "dtype" in layer.get_config() else {}))
 
 
 def _norm(layer: Any, values: list[Any]) -> Value:
@@ -274,7 +267,7 @@ def _affine(norm: Any, value: Quantized) -> Linear:
         steps=np.full(scale.size, 1 / 127),
         factors=scale,
         bias=shift,
-        options={},
+        options={"axes_before": max(0, 4 - value.tensor.shape.rank)},
     )
 
 
@@ -293,7 +286,7 @@ def _average_pool(layer: Any, values: list[Any]) -> Linear:
         steps=np.full(channels, 1 / math.prod(window)),
         factors=np.ones(channels),
         bias=np.zeros(channels),
-        options={"strides": strides, "padding": layer.padding, "one_dimensional": one_dimensional},
+        options={"strides": strides, "padding": layer.padding, "axes_before": int(one_dimensional)},
     )
 
 
@@ -313,7 +306,7 @@ def _concatenated(node: _host.Node, layer: Any, values: list[Any]) -> Quantized:
             f"Got inputs of {layer.name!r} on {len(grids)} different grids, expected one: quantize the model with "
             "LowBitScheme, which gives them one."
         )
-    copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+    copy = copy_of(layer, dtype="float32")
     return Quantized(tensor=_host.run_as_before(node, copy, [v.tensor for v in values]), grid=values[0].grid)
 
 
@@ -350,7 +343,7 @@ def _kept(node: _host.Node, layer: Any, values: list[Any]) -> Any:
         enlarging = tf_calls.enlarging(layer.name, arguments)
         if enlarging is not None:
             return dataclasses.replace(value, tensor=enlarging[0](tensor))
-    copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+    copy = copy_of(layer, dtype="float32")
     outputs = _host.run_as_before(node, copy, [tensor, *map(_tensor, values[1:])])
     return [dataclasses.replace(value, tensor=tensor) for tensor in _host.as_list(outputs)]
 

@@ -9,8 +9,10 @@ import numpy as np
 
 from tfqil import _host
 from tfqil.scheme import tf_calls
+from tfqil.scheme.flatten import copy_of
 from tfqil.scheme.joined import JoinedTensors
 from tfqil.scheme.kinds import Kind, activation_name, ceiling_of, kind_of
+from tfqil.scheme.names import Names
 
 layers = _host.keras.layers
 
@@ -33,12 +35,12 @@ def expand(model: Any) -> tuple[Any, dict[str, str]]:
     Returns:
         The model, and for each new or changed layer the name of the layer it came from.
     """
-    expander = _Expander({layer.name for layer in model.layers})
+    expander = _Expander(Names(layer.name for layer in model.layers))
     return _host.replay(model, expander.call), expander.origins
 
 
 class _Expander:
-    def __init__(self, names: set[str]) -> None:
+    def __init__(self, names: Names) -> None:
         self._names = names
         self.origins: dict[str, str] = {}
         self._calls: collections.Counter[str] = collections.Counter()
@@ -46,7 +48,7 @@ class _Expander:
         # What makes a tensor, by its id: (source, scale, offset) of an affine layer, (source, ceiling) of a ReLU.
         self._affine: dict[int, tuple[Any, Any, Any]] = {}
         self._clipped: dict[int, tuple[Any, float]] = {}
-        self._joined = JoinedTensors()
+        self._joined = JoinedTensors(names)
 
     def call(self, node: _host.Node, tensors: list[Any]) -> Any:
         """The outputs of what stands for a node's layer."""
@@ -55,7 +57,7 @@ class _Expander:
         self._calls[node.layer.name] += 1
         call = self._calls[node.layer.name]
         layer, origin = node.layer, node.layer.name
-        name = origin if call == 1 else self._fresh(f"{origin}_{call}")
+        name = origin if call == 1 else self._names.fresh(f"{origin}_{call}")
         if _host.function_of(layer) is not None:
             arguments, keywords = _host.arguments_of(node, tensors)
             in_order = tf_calls.arguments_in_order(layer, arguments, keywords)
@@ -65,9 +67,11 @@ class _Expander:
                     return part
             translated = tf_calls.as_layer(name, _host.function_of(layer) or "", in_order)
             if translated is not None:
-                return self._run(*translated, origin=origin)
+                outputs = self._run(*translated, origin=origin)
+                if _host.has_output_shape(node, outputs):
+                    return outputs
         elif not layer.weights and call > 1:
-            layer = type(layer).from_config({**layer.get_config(), "name": name})
+            layer = copy_of(layer, name)
         if _is_simple_call(node, tensors):
             return self._run(layer, tensors, origin=origin, name=name)
         return _host.run_as_before(node, layer, tensors)
@@ -79,7 +83,7 @@ class _Expander:
         if kind in (Kind.SUM, Kind.PRODUCT) and len(tensors) > 2:
             return self._one_by_one(layer, tensors, origin)
         if type(layer) is layers.Average:
-            total = self._one_by_one(layers.Add(name=f"{name}_sum"), tensors, origin)
+            total = self._one_by_one(layers.Add(name=self._names.fresh(f"{name}_sum")), tensors, origin)
             return self._rescaled(name, total, 1.0 / len(tensors), 0.0, origin)
         if type(layer) is layers.Concatenate and len(tensors) == 1:
             return tensors[0]
@@ -91,13 +95,13 @@ class _Expander:
             return self._rescaled(name, tensors[0], scale, -mean * scale, origin)
         if type(layer) is layers.SeparableConv2D:
             outputs = tensors[0]
-            for part in self._parts(layer, lambda: _separable_parts(layer, tensors[0])):
+            for part in self._parts(layer, lambda: _separable_parts(layer, tensors[0], self._names)):
                 outputs = self._new(part, origin)(outputs)
-            return self._activated(layer.activation, f"{name}_pointwise_activation", outputs, origin)
+            return self._activated(layer.activation, self._names.fresh(f"{name}_pointwise_activation"), outputs, origin)
         if kind is Kind.LINEAR:
             (function,) = self._parts(layer, lambda: [_take_activation(layer)])
             self.origins[layer.name] = origin
-            return self._activated(function, self._fresh(f"{name}_activation"), layer(tensors[0]), origin)
+            return self._activated(function, self._names.fresh(f"{name}_activation"), layer(tensors[0]), origin)
         if type(layer) is layers.Activation and activation_name(layer) != "linear":
             return self._activated(layer.activation, name, tensors[0], origin, layer)
         if type(layer) is layers.LeakyReLU:
@@ -112,15 +116,6 @@ class _Expander:
         if kind_of(layer) is Kind.RELU and (ceiling := ceiling_of(layer)) is not None:
             self._clipped[id(outputs)] = tensors[0], float(ceiling)
         return outputs
-
-    def _fresh(self, name: str) -> str:
-        """A name that no other layer has."""
-        base, number = name, 1
-        while name in self._names:
-            number += 1
-            name = f"{base}_{number}"
-        self._names.add(name)
-        return name
 
     def _new(self, layer: Any, origin: str) -> Any:
         self.origins[layer.name] = origin
@@ -137,7 +132,7 @@ class _Expander:
         total = tensors[0]
         for index, tensor in enumerate(tensors[1:], start=1):
             last = index == len(tensors) - 1
-            part = type(layer)(name=layer.name if last else f"{layer.name}_{index}")
+            part = type(layer)(name=layer.name if last else self._names.fresh(f"{layer.name}_{index}"))
             total = self._new(part, origin)([total, tensor])
         return total
 
@@ -150,7 +145,7 @@ class _Expander:
         scale, offset = (_flat(np.asarray(values, np.float64)) for values in (scale, offset))
         clipped = self._clipped.get(id(tensor))
         if clipped is not None and scale.ndim == 0 and scale > 0 and not np.any(offset):
-            source = self._rescaled(self._fresh(f"{name}_affine"), clipped[0], scale, 0.0, origin)
+            source = self._rescaled(self._names.fresh(f"{name}_affine"), clipped[0], scale, 0.0, origin)
             return self._placed(layers.ReLU(float(clipped[1] * scale), name=name), [source], origin)
         before = self._affine.get(id(tensor))
         if before is not None:
@@ -167,10 +162,10 @@ class _Expander:
         if function_name == "linear":
             return tensor
         if function_name in ("silu", "swish"):
-            gate = self._new(layers.Activation("sigmoid", name=self._fresh(f"{name}_sigmoid")), origin)(tensor)
+            gate = self._new(layers.Activation("sigmoid", name=self._names.fresh(f"{name}_sigmoid")), origin)(tensor)
             return self._new(layers.Multiply(name=name), origin)([tensor, gate])
         if function_name == "hard_sigmoid":
-            affine = self._rescaled(self._fresh(f"{name}_affine"), tensor, 0.2, 0.5, origin)
+            affine = self._rescaled(self._names.fresh(f"{name}_affine"), tensor, 0.2, 0.5, origin)
             return self._placed(layers.ReLU(1.0, name=name), [affine], origin)
         if function_name == "leaky_relu":
             return self._run(layers.LeakyReLU(0.2, name=name), [tensor], origin=origin)
@@ -202,7 +197,7 @@ def _take_activation(layer: Any) -> Any:
     return function
 
 
-def _separable_parts(layer: Any, inputs: Any) -> list[Any]:
+def _separable_parts(layer: Any, inputs: Any, names: Names) -> list[Any]:
     depthwise = layers.DepthwiseConv2D(
         layer.kernel_size,
         strides=layer.strides,
@@ -212,7 +207,7 @@ def _separable_parts(layer: Any, inputs: Any) -> list[Any]:
         use_bias=False,
         depthwise_regularizer=layer.depthwise_regularizer,
         depthwise_constraint=layer.depthwise_constraint,
-        name=f"{layer.name}_depthwise",
+        name=names.fresh(f"{layer.name}_depthwise"),
         trainable=layer.trainable,
     )
     pointwise = layers.Conv2D(
@@ -223,7 +218,7 @@ def _separable_parts(layer: Any, inputs: Any) -> list[Any]:
         kernel_constraint=layer.pointwise_constraint,
         bias_regularizer=layer.bias_regularizer,
         bias_constraint=layer.bias_constraint,
-        name=f"{layer.name}_pointwise",
+        name=names.fresh(f"{layer.name}_pointwise"),
         trainable=layer.trainable,
     )
     pointwise.build(depthwise(inputs).shape)

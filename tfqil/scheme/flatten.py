@@ -101,13 +101,13 @@ class _Copier:
         return self._copies[id(layer)][1]
 
 
-def copy_of(layer: Any, name: str) -> Any:
-    """A layer of the same config with another name, without weights as yet.
+def copy_of(layer: Any, name: str | None = None, **changes: Any) -> Any:
+    """A layer of the same config, without weights as yet; with another name and other changes to its config.
 
     Raises:
         ValueError: a layer with weights whose config does not make it.
     """
-    config = {**layer.get_config(), "name": name}
+    config = {**layer.get_config(), "name": name or layer.name, **changes}
     function = vars(layer).get("activation")
     keeps_function = inspect.isfunction(function) and type(layer).__module__.startswith("tf_keras.")
     if keeps_function:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tfqil import _host
 from tfqil.scheme.kinds import activation_name
+from tfqil.scheme.names import Names
 
 layers = _host.keras.layers
 
@@ -22,7 +23,8 @@ Part = Callable[[], Any]
 class JoinedTensors:
     """Which tensors of a graph under construction are concatenations along their last axis, and of what."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Names) -> None:
+        self._names = names
         # By the id of a tensor: the sizes of its parts, and what makes them.
         self._parts: dict[int, tuple[tuple[int, ...], list[Part]]] = {}
 
@@ -39,7 +41,7 @@ class JoinedTensors:
             self._parts[id(outputs)] = (
                 sizes,
                 [
-                    functools.cache(functools.partial(_reshaped, layer, number, size, part))
+                    functools.cache(functools.partial(self._reshaped, layer, number, size, part))
                     for number, (size, part) in enumerate(zip(sizes, parts, strict=True))
                 ],
             )
@@ -76,22 +78,22 @@ class JoinedTensors:
             self._parts[id(outputs)] = (
                 sizes,
                 [
-                    functools.cache(functools.partial(_concatenated, layer, number, row))
+                    functools.cache(functools.partial(self._concatenated, layer, number, row))
                     for number, row in enumerate(rows)
                 ],
             )
 
+    def _reshaped(self, layer: Any, number: int, size: int, part: Part) -> Any:
+        name = self._names.fresh(f"{layer.name}_part_{number}")
+        return layers.Reshape((*layer.target_shape[:-1], size), name=name)(part())
+
+    def _concatenated(self, layer: Any, number: int, parts: Sequence[Part]) -> Any:
+        name = self._names.fresh(f"{layer.name}_part_{number}")
+        return layers.Concatenate(layer.axis, name=name)([part() for part in parts])
+
 
 def _itself(tensor: Any) -> Any:
     return tensor
-
-
-def _reshaped(layer: Any, number: int, size: int, part: Part) -> Any:
-    return layers.Reshape((*layer.target_shape[:-1], size), name=f"{layer.name}_part_{number}")(part())
-
-
-def _concatenated(layer: Any, number: int, parts: Sequence[Part]) -> Any:
-    return layers.Concatenate(layer.axis, name=f"{layer.name}_part_{number}")([part() for part in parts])
 
 
 def _last_axis_bounds(arguments: Sequence[Any], rank: int, channels: int) -> tuple[int, int] | None:

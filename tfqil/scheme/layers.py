@@ -30,6 +30,7 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         kwargs.setdefault("name", f"quant_{layer.name}")
         super().__init__(layer, quantize_config, **kwargs)
         self.reason = reason
+        self.supports_masking = True  # It hands a mask on; what multiplies does not read it.
 
     def build(self, input_shape: Any) -> None:
         """Creates the inner layer's variables first, fresh and reloaded alike."""
@@ -102,7 +103,8 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         return self._computed(inputs, training, **kwargs)
 
     @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and looking for it takes long.
-    def _computed(self, inputs: Any, training: Any, **kwargs: Any) -> Any:
+    def _computed(self, inputs: Any, training: Any, mask: Any = None, **kwargs: Any) -> Any:
+        del mask
         if _host.is_inferring_shapes():
             return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)
         quantized = self.quantized(self.kernel, training)
@@ -160,6 +162,7 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
         self.replaces: tuple[tuple[str, ...], ...] = tuple(map(tuple, replaces))
         self.quantizer = quantizer
         self.reason = reason
+        self.supports_masking = True
 
     @property
     def sites(self) -> int:

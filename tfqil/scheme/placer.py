@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from tfqil import _host
 from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.kinds import Kind, ceiling_of, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
+from tfqil.scheme.names import Names
 from tfqil.scheme.placement import Choice, Plan
 
 # Inference has to see what these operators read, since their result does not tell.
@@ -18,7 +18,7 @@ _READ_BY_OPERANDS = (Kind.SUM, Kind.PRODUCT, Kind.MEAN, Kind.TIED)
 
 def place(model: Any, plan: Plan) -> Any:
     """Rebuilds a model, which is used up, with the quantizers of a plan, and fits those of weights."""
-    placer = _Placer(plan)
+    placer = _Placer(plan, Names(layer.name for layer in model.layers))
     placed = _host.replay(model, placer.call)
     placer.initialize()
     return placed
@@ -27,15 +27,15 @@ def place(model: Any, plan: Plan) -> Any:
 class _Placer:
     """Calls the layers of a model with the quantizers of a plan around them."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, names: Names) -> None:
         self._plan = plan
         self._wrappers: dict[str, QuantizedLayer] = {}
         self._between: dict[tuple[int, Any], Any] = {}
-        self._names: collections.Counter[str] = collections.Counter()
+        self._names = names
         # What computed a tensor from which operands, by the tensor's id.
         self._operands: dict[int, list[Any]] = {}
         self._tied: dict[int, _TiedSites] = {
-            tie: _TiedSites(choice, count) for tie, (choice, count) in _tie_sizes(plan).items()
+            tie: _TiedSites(choice, count, names) for tie, (choice, count) in _tie_sizes(plan).items()
         }
 
     def call(self, node: _host.Node, tensors: list[Any]) -> Any:
@@ -83,11 +83,8 @@ class _Placer:
         operands = self._operands.get(id(tensor))
         keywords = {} if operands is None else {"operands": operands}
         if choice.tie is not None:
-            return self._tied[choice.tie].quantized(_host.scope_name(name), tensor, clip, choice.replaces, keywords)
-        name = _host.scope_name(name)
-        self._names[name] += 1
-        if self._names[name] > 1:
-            name = f"{name}_{self._names[name]}"
+            return self._tied[choice.tie].quantized(name, tensor, clip, choice.replaces, keywords)
+        name = self._names.fresh(name)
         layer = QuantizeActivation(
             choice.quantizer, reason=choice.reason, clips=(clip,), replaces=(choice.replaces,), name=name
         )
@@ -97,8 +94,8 @@ class _Placer:
 class _TiedSites:
     """The one quantizing layer of tensors that share a grid, called once for each of them."""
 
-    def __init__(self, choice: Choice, count: int) -> None:
-        self._choice, self._count = choice, count
+    def __init__(self, choice: Choice, count: int, names: Names) -> None:
+        self._choice, self._count, self._names = choice, count, names
         self._clips: list[tuple[float | None, float | None]] = []
         self._replaced: list[tuple[str, ...]] = []
         self._layer: QuantizeActivation | None = None
@@ -114,7 +111,10 @@ class _TiedSites:
         """The tensor on the shared grid."""
         if self._layer is None:
             self._layer = QuantizeActivation(
-                self._choice.quantizer, reason=self._choice.reason, clips=((None, None),) * self._count, name=name
+                self._choice.quantizer,
+                reason=self._choice.reason,
+                clips=((None, None),) * self._count,
+                name=self._names.fresh(name),
             )
         site = len(self._clips)
         self._clips.append(clip)

@@ -118,6 +118,11 @@ def _activation(function: str) -> Callable[[str, list[Any]], Any]:
     return _function(lambda name: layers.Activation(function, name=name))
 
 
+def _silu(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
+    tensor, beta = arguments[:2]
+    return (layers.Activation("swish", name=name), [tensor]) if constant(beta, tensor) == 1.0 else None
+
+
 def _softmax(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
     tensor, axis = arguments[:2]
     return (layers.Softmax(name=name), [tensor]) if axis in (None, -1, len(tensor.shape) - 1) else None
@@ -167,8 +172,8 @@ def _over_positions(of_images: Any, of_series: Any) -> Callable[[str, list[Any]]
 
 
 def _resize(name: str, arguments: list[Any]) -> tuple[Any, list[Any]] | None:
-    tensor, size, method = arguments[:3]
-    if any(map(_host.is_symbolic, _host.as_list(size))):
+    tensor, size, method, preserves_ratio = arguments[:4]
+    if preserves_ratio or any(map(_host.is_symbolic, _host.as_list(size))):
         return None
     height, width = (int(value) for value in np.asarray(size).reshape(-1))
     if None in tensor.shape[1:3] or height % tensor.shape[1] or width % tensor.shape[2]:
@@ -231,7 +236,7 @@ _CALLS: dict[str, Callable[[str, list[Any]], tuple[Any, list[Any]] | None]] = {
     "nn.leaky_relu": _leaky_relu,
     "nn.relu": _function(lambda name: layers.ReLU(name=name)),
     "nn.relu6": _function(lambda name: layers.ReLU(6.0, name=name)),
-    "nn.silu": _activation("swish"),
+    "nn.silu": _silu,
     "nn.softmax": _softmax,
     "cast": _same,
     "clip_by_value": _clip,
