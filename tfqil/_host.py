@@ -226,6 +226,20 @@ def is_inferring_shapes() -> bool:
     return not tf.executing_eagerly() and tf.compat.v1.get_default_graph().name.endswith("_scratch_graph")
 
 
+def joint_mask(masks: Any) -> Any:
+    """A mask of time steps that is true where all of several are; None without any."""
+    given = [mask for mask in as_list(masks) if mask is not None]
+    return functools.reduce(tf.logical_and, given) if given else None
+
+
+def with_mask(tensor: Any, source: Any) -> Any:
+    """A tensor with the mask of another one, as Keras hands masks on beside tensors."""
+    mask = getattr(source, "_keras_mask", None)
+    if mask is not None and tensor is not source:
+        tensor._keras_mask = mask
+    return tensor
+
+
 def is_recurrent(layer: Any) -> bool:
     """Whether a layer, or one inside it, loops over time."""
     return any(isinstance(part, (keras.layers.RNN, keras.layers.Bidirectional)) for part in layer._flatten_layers())

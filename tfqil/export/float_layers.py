@@ -36,6 +36,7 @@ class FloatLinear(_host.Layer):  # type: ignore[misc, name-defined]
         **options: Any,
     ) -> None:
         super().__init__(name=name, dtype="float32")
+        self.supports_masking = True
         self.operator, self.kernel = operator, kernel
         self._factors, self._bias = factors, bias
         self._options = options

@@ -47,6 +47,12 @@ class IntegerLayer(_host.Layer, abc.ABC):  # type: ignore[misc, name-defined]
         super().__init__(dtype="float32", **kwargs)
         self.grid = grid
         self.activation = activation
+        self.supports_masking = True  # For a recurrent layer in float behind it.
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """What all masks of the inputs let through."""
+        del inputs
+        return _host.joint_mask(mask)
 
     @abc.abstractmethod
     def integers(self, inputs: Any) -> NDArray[np.int32]:
@@ -118,6 +124,10 @@ class IntegerQuantize(IntegerLayer):
 
 class Dequantize(_host.Layer):  # type: ignore[misc, name-defined]
     """Leaves a grid: what reads the output computes in float (DEQUANTIZE)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
 
     def call(self, inputs: Any) -> tf.Tensor:
         """The input, in sight of which no converter computes on integers."""

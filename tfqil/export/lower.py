@@ -202,7 +202,7 @@ class Lowering:
 
 def tensor_name(layer: QuantizeActivation, site: int) -> str:
     """What the tensor behind a quantizer is called in a lowered model: the layer's name, and its site if it has any."""
-    return layer.name if layer.sites == 1 else f"{layer.name}_{site}"
+    return layer.name if layer.sites == 1 else f"{layer.name}_site_{site}"
 
 
 def _before_tied(model: Any) -> frozenset[str]:

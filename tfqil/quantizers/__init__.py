@@ -5,7 +5,12 @@ from tfqil.quantizers.base import ActivationQuantizer, Observation, ProjectedWei
 from tfqil.quantizers.lbw import LBWWeightQuantizer
 from tfqil.quantizers.projected import BinaryWeightQuantizer, TernaryWeightQuantizer, UniformWeightQuantizer
 from tfqil.quantizers.qil import QILActivationQuantizer, QILWeightQuantizer
-from tfqil.quantizers.ranged import FixedActivationQuantizer, MaxAbsWeightQuantizer, RangeActivationQuantizer
+from tfqil.quantizers.ranged import (
+    FixedActivationQuantizer,
+    MaxAbsWeightQuantizer,
+    RangeActivationQuantizer,
+    SlopeQuantizer,
+)
 from tfqil.quantizers.relaxed import BinaryRelax
 
 __all__ = [
@@ -21,6 +26,7 @@ __all__ = [
     "QILActivationQuantizer",
     "QILWeightQuantizer",
     "RangeActivationQuantizer",
+    "SlopeQuantizer",
     "TernaryWeightQuantizer",
     "UniformWeightQuantizer",
     "WeightQuantizer",

@@ -51,6 +51,25 @@ class MaxAbsWeightQuantizer(ProjectedWeightQuantizer):
 
 @_host.serializable
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SlopeQuantizer(MaxAbsWeightQuantizer):
+    """The slopes of a PReLU on 8 bits, as the converter quantizes them; slopes of less than 1e-5 are none.
+
+    Forward: s round(a / s), s = max|a| / 127, 0 where max|a| is smaller. Gradient: identity.
+    Shapes and units: s is a scalar, without units.
+    """
+
+    per_channel: bool = False
+
+    def project(self, kernel: tf.Tensor, channel_rank: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Codes of which the largest is 127, and the step."""
+        codes, step = super().project(kernel, channel_rank)
+        # Below, the step has a floor, and the codes would not be those of the converter, which has none.
+        reaches = tf.reduce_max(tf.abs(codes)) == float(weight_levels(self.bits))
+        return tf.where(reaches, codes, tf.zeros_like(codes)), step
+
+
+@_host.serializable
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RangeActivationQuantizer(ActivationQuantizer):
     """Activations on the levels between the ends of their range, 0 being one of the levels.
 

@@ -21,6 +21,7 @@ from tfqil.quantizers import (
     FixedActivationQuantizer,
     MaxAbsWeightQuantizer,
     RangeActivationQuantizer,
+    SlopeQuantizer,
     WeightQuantizer,
 )
 from tfqil.scheme.config import LowBitQuantizeConfig
@@ -139,8 +140,7 @@ class Planner:
 
     def _weights(self) -> dict[str, Choice]:
         """The choices for kernels, and for the slopes of a PReLU."""
-        slopes = MaxAbsWeightQuantizer(bits=_EIGHT, per_channel=False)
-        choice = Choice(quantizer=slopes, reason="slopes: 8 bits, which the runtime prescribes")
+        choice = Choice(quantizer=SlopeQuantizer(), reason="slopes: 8 bits, which the runtime prescribes")
         tied = {node.layer.name: node.layer for node in self._nodes(Kind.TIED)}
         names = [name for name, layer in tied.items() if _host.kernel_name(layer) and name not in self._float_layers]
         return {**self._kernels, **dict.fromkeys(names, choice)}

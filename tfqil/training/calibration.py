@@ -70,7 +70,7 @@ def _initializing(node: _host.Node, tensors: list[Any]) -> Any:
     site = _host.keyword(node, "site", 0)
     tensor = layer.clipped(tensors[0], site)
     layer.quantizer.initialize(observe(tensor), layer.site_variables(site))
-    return _passed(layer, tensor)
+    return _host.with_mask(_passed(layer, tensor), tensors[0])
 
 
 def _passed(layer: QuantizeActivation, clipped: tf.Tensor) -> tf.Tensor:
@@ -89,7 +89,8 @@ def _require_finite_tensors(q_model: Any, batch: list[tf.Tensor]) -> None:
                 f"Got NaN or Inf in the tensor that {node.layer.name!r} quantizes, expected finite numbers: the "
                 "weights before it are broken; restore a checkpoint."
             )
-        return _passed(node.layer, node.layer.clipped(tensors[0], _host.keyword(node, "site", 0)))
+        tensor = _passed(node.layer, node.layer.clipped(tensors[0], _host.keyword(node, "site", 0)))
+        return _host.with_mask(tensor, tensors[0])
 
     _host.evaluate(q_model, batch, call)
 
