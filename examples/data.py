@@ -92,7 +92,7 @@ def glyph_arrays(folder: str | os.PathLike[str] | None = None) -> tuple[np.ndarr
     """
     settings = {
         "set": "glyphs",
-        "version": 1,
+        "version": glyphs.VERSION,
         "examples": _GLYPHS,
         "faces": {"train": glyphs.TRAIN_FACES, "test": glyphs.TEST_FACES},
         "difficulty": dataclasses.asdict(glyphs.Difficulty()),
@@ -109,9 +109,9 @@ def glyph_arrays(folder: str | os.PathLike[str] | None = None) -> tuple[np.ndarr
     return arrays["train_images"], arrays["train_labels"], arrays["test_images"], arrays["test_labels"]
 
 
-def normalized_glyphs(images: np.ndarray) -> np.ndarray:
+def normalized_glyphs(images: np.ndarray | tf.Tensor) -> tf.Tensor:
     """Images of glyphs as networks take them, from -1 to 1."""
-    return (np.asarray(images, np.float32) - 127.5) / 127.5
+    return (tf.cast(images, tf.float32) - 127.5) / 127.5
 
 
 def _digits(batch: int, seed: int, examples: int | None) -> ImageSet:
@@ -134,8 +134,7 @@ def _glyphs(batch: int, seed: int, folder: str | os.PathLike[str] | None, exampl
         return _shifted(image, keys, 2, "REFLECT")
 
     return _in_memory(
-        "glyphs", (train_images, train_labels), (test_images, test_labels), moved,
-        lambda image: (tf.cast(image, tf.float32) - 127.5) / 127.5,
+        "glyphs", (train_images, train_labels), (test_images, test_labels), moved, normalized_glyphs,
         classes=len(glyphs.CHARACTERS), shape=train_images.shape[1:], batch=batch, seed=seed, examples=examples,
     )  # fmt: skip
 

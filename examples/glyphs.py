@@ -21,6 +21,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 SIZE = 32
+# Of the drawing: what is stored by another version is not read.
+VERSION = 2
 
 # All faces in which the 62 characters are letters and digits, by family.
 FAMILIES = {

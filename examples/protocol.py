@@ -8,6 +8,7 @@ stage starts from the model that the stage before has written, it ends as one th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -18,16 +19,25 @@ from typing import Any
 
 import data as image_data
 import numpy as np
+import recipes
+import results
 import tensorflow as tf
 import tf_keras as keras
 
 import tfqil
 from tfqil.export import runtime
 
-METHODS = ("qil", "lbw", "bcgd", "binary_relax")
+# The config of each method from the bits of weights and activations.
+_CONFIGS: dict[str, Callable[[int, int], tfqil.LowBitQuantizeConfig]] = {
+    "qil": tfqil.QILQuantizeConfig,
+    "lbw": tfqil.LBWQuantizeConfig,
+    "bcgd": tfqil.BCGDQuantizeConfig,
+    "binary_relax": functools.partial(tfqil.BCGDQuantizeConfig, relax=True),
+}
+METHODS = tuple(_CONFIGS)
 FLOAT = 32
-# Lambda at the end of phase I, in the notebook of BinaryRelax's authors, and the share of the epochs of phase II.
-_LAST_STRENGTH, _EXACT_SHARE = 359.0, 0.25
+# Share of the epochs of phase II of BinaryRelax, as its authors have it.
+_EXACT_SHARE = 0.25
 # Images that the interpreter takes at a time.
 _FILE_BATCH = 250
 
@@ -122,20 +132,12 @@ def parse_schedule(texts: Sequence[str]) -> list[Widths]:
 
 
 def config_for(method: str, widths: Widths) -> tfqil.LowBitQuantizeConfig:
-    """The config of a method at some widths.
+    """The config of one of `METHODS` at some widths.
 
     Raises:
-        ValueError: an unknown method, or widths that it does not have.
+        ValueError: widths that the method does not have.
     """
-    makers: dict[str, Callable[[int, int], tfqil.LowBitQuantizeConfig]] = {
-        "qil": tfqil.QILQuantizeConfig,
-        "lbw": tfqil.LBWQuantizeConfig,
-        "bcgd": tfqil.BCGDQuantizeConfig,
-        "binary_relax": lambda weights, activations: tfqil.BCGDQuantizeConfig(weights, activations, relax=True),
-    }
-    if method not in makers:
-        raise ValueError(f"Got the method {method!r}, expected one of {', '.join(makers)}.")
-    return makers[method](widths.weights, widths.activations)
+    return _CONFIGS[method](widths.weights, widths.activations)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,7 @@ class Run:
 
     def _start(self, widths: Widths, before: Widths | None) -> keras.Model:
         """The model of a stage before its first step."""
-        if widths.is_float or before is None:
+        if before is None:
             return self.network()
         previous = tfqil.load_model(self.folder / before.name / "model.keras", compile=False)
         if before.is_float:
@@ -216,11 +218,7 @@ class Run:
         model.optimizer.build(model.trainable_variables)
 
     def _callbacks(self, epochs: int) -> list[keras.callbacks.Callback]:
-        if self.method != "binary_relax":
-            return []
-        relaxed = max(1, round(epochs * (1 - _EXACT_SHARE)))
-        growth = _LAST_STRENGTH ** (1 / relaxed)
-        return [tfqil.callbacks.BinaryRelaxSchedule(1.0, growth, exact_from_epoch=relaxed)]
+        return [recipes.relaxation_schedule(epochs, _EXACT_SHARE)] if self.method == "binary_relax" else []
 
     def _fit(self, model: keras.Model, widths: Widths, epochs: int, folder: pathlib.Path) -> list[dict[str, float]]:
         """Trains epoch by epoch from the last checkpoint, and returns what each epoch logged."""
@@ -254,7 +252,7 @@ class Run:
             "epochs": len(history),
             "seconds": seconds,
             "training_accuracy": history[-1]["accuracy"],
-            "keras_accuracy": accuracy(model.predict(images, batch_size=_FILE_BATCH, verbose=0), labels),
+            "keras_accuracy": results.accuracy(model.predict(images, batch_size=_FILE_BATCH, verbose=0), labels),
         }
         model.save(folder / "unfinished.keras")
         (folder / "unfinished.keras").replace(folder / "model.keras")
@@ -265,7 +263,7 @@ class Run:
             report = tfqil.verify(model, tflite, images[:_FILE_BATCH])
             record["differing_from_deployable"] = report.differing_from_deployable
         (folder / "model.tflite").write_bytes(tflite)
-        record["file_accuracy"] = accuracy(run_file(tflite, images), labels)
+        record["file_accuracy"] = results.accuracy(run_file(tflite, images), labels)
         record["bytes"] = len(tflite)
         record["integer_only"] = tfqil.inspect(tflite).integer_only
         write_json(folder / "record.json", record)
@@ -277,11 +275,6 @@ def run_file(tflite: bytes, images: np.ndarray) -> np.ndarray:
     """The first output of a file for many images."""
     starts = range(0, len(images), _FILE_BATCH)
     return np.concatenate([runtime.run(tflite, [images[start : start + _FILE_BATCH]])[0] for start in starts])
-
-
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Percent of the examples whose largest logit is the right one."""
-    return 100.0 * float(np.mean(logits.argmax(axis=-1) == labels))
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -53,29 +53,18 @@ def main(_: list[str]) -> None:
         trainer.fit(eight_bit, "TFMOT 8-bit", _EPOCHS.value, LEARNING_RATES[8])
         rows.append(results.tfmot_row(eight_bit, data))
 
-        previous = network
+        q_model = tfqil.quantize_model(network, tfqil.QILQuantizeConfig(8, 8))
         for bits in LEARNING_RATES:
-            q_model = next_stage(network, previous, tfqil.QILQuantizeConfig(bits, bits))
+            q_model = tfqil.with_bits(q_model, bits, bits, intervals="fit")
             tfqil.calibrate(q_model, data.train_images)
             trainer.fit(q_model, f"QIL {bits}/{bits}", _EPOCHS.value, LEARNING_RATES[bits])
             rows.append(results.tfqil_row(q_model, f"QIL {bits}/{bits}", data, _STORAGE.value))
-            previous = q_model
 
     results.write_files(rows, output)
-    figure = interval_figure.draw(previous, output / "intervals.png")
+    figure = interval_figure.draw(q_model, output / "intervals.png")
     console = results.console()
     console.print(results.table(rows))
     console.print(f"Files and figure: {output}, {figure.name}. {time.perf_counter() - started:.0f} s in all.")
-
-
-def next_stage(network: keras.Model, previous: keras.Model, config: tfqil.QILQuantizeConfig) -> keras.Model:
-    """Quantizes the network with the weights of the stage before; intervals start anew from them."""
-    start = keras.models.clone_model(network)
-    for layer in start.layers:
-        wrappers = [other for other in previous.layers if other.name == f"quant_{layer.name}"]
-        if layer.weights:
-            layer.set_weights((wrappers[0].layer if wrappers else previous.get_layer(layer.name)).get_weights())
-    return tfqil.quantize_model(start, config)
 
 
 if __name__ == "__main__":

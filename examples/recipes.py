@@ -44,11 +44,13 @@ class Recipe:
 
     def callbacks(self, epochs: int) -> list[keras.callbacks.Callback]:
         """The schedule of BinaryRelax, if it is used."""
-        if self.exact_share is None:
-            return []
-        relaxed = max(1, round(epochs * (1 - self.exact_share)))
-        growth = LAST_STRENGTH ** (1 / relaxed)
-        return [tfqil.callbacks.BinaryRelaxSchedule(1.0, growth, exact_from_epoch=relaxed)]
+        return [] if self.exact_share is None else [relaxation_schedule(epochs, self.exact_share)]
+
+
+def relaxation_schedule(epochs: int, exact_share: float) -> tfqil.callbacks.BinaryRelaxSchedule:
+    """The schedule of BinaryRelax for a training, of which phase II takes a share of the epochs."""
+    relaxed = max(1, round(epochs * (1 - exact_share)))
+    return tfqil.callbacks.BinaryRelaxSchedule(1.0, LAST_STRENGTH ** (1 / relaxed), exact_from_epoch=relaxed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -67,17 +67,17 @@ def tfqil_row(
 def _row(name: str, model: keras.Model, tflite: bytes, data: digits_data.Digits, parity: str) -> Row:
     return Row(
         name=name,
-        keras_accuracy=accuracy(model.predict(data.test_images, verbose=0), data),
-        file_accuracy=accuracy(runtime.run(tflite, [data.test_images])[0], data),
+        keras_accuracy=accuracy(model.predict(data.test_images, verbose=0), data.test_labels),
+        file_accuracy=accuracy(runtime.run(tflite, [data.test_images])[0], data.test_labels),
         tflite=tflite,
         integer_only=tfqil.inspect(tflite).integer_only,
         parity=parity,
     )
 
 
-def accuracy(logits: np.ndarray, data: digits_data.Digits) -> float:
-    """Percent of the test images whose largest logit is the right one."""
-    return 100.0 * float(np.mean(logits.argmax(axis=-1) == data.test_labels))
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Percent of the examples whose largest logit is the right one."""
+    return 100.0 * float(np.mean(logits.argmax(axis=-1) == labels))
 
 
 def write_files(rows: Sequence[Row], folder: pathlib.Path) -> None:

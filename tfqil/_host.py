@@ -240,6 +240,14 @@ def with_mask(tensor: Any, source: Any) -> Any:
     return tensor
 
 
+def reads_mask(layer: Any) -> bool:
+    """Whether the result of a layer depends on a mask that comes beside a tensor that it was called on."""
+    if not layer._expects_mask_arg:
+        return False
+    tensors = [tensor for node in layer.inbound_nodes for tensor in node.keras_inputs]
+    return any(getattr(tensor, "_keras_mask", None) is not None for tensor in tensors)
+
+
 def is_recurrent(layer: Any) -> bool:
     """Whether a layer, or one inside it, loops over time."""
     return any(isinstance(part, (keras.layers.RNN, keras.layers.Bidirectional)) for part in layer._flatten_layers())

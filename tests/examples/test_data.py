@@ -64,7 +64,7 @@ def test_an_epoch_has_every_example_once_with_its_class(few_glyphs):
     # Moved by two pixels at most: the middle of one of the training images of the class is somewhere in the image.
     batch, classes = next(loaded.train(0).as_numpy_iterator())
     middle = batch[0, 14:18, 14:18]
-    of_class = data.normalized_glyphs(images[labels == classes[0]])
+    of_class = data.normalized_glyphs(images[labels == classes[0]]).numpy()
     distances = [
         np.abs(other[14 + row : 18 + row, 14 + column : 18 + column] - middle).max()
         for other in of_class

@@ -98,6 +98,22 @@ def test_a_mask_reaches_the_recurrent_layer_in_training_calibration_and_file():
     assert np.abs(got - expected).mean() < 0.01 * expected.std()
 
 
+def test_what_computes_with_a_mask_stays_in_float_with_a_reason():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12,), dtype="int32")
+    x = layers.Dense(8, activation="relu")(layers.Embedding(20, 6, mask_zero=True)(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D(name="mean")(x)))
+    examples = np.random.default_rng(0).integers(1, 20, (32, 12))
+    examples[:, 5:] = 0
+    q_model = networks.calibrated_on(model, examples, 8, 8)
+    assert tfqil.placements(q_model)["mean"].reason == "stays in float: GlobalAveragePooling1D with a mask"
+    assert _distance(model, q_model, examples) < LARGEST_DISTANCE
+    tflite = tfqil.convert(q_model, "int8")
+    got = runtime.run(tflite, [examples.astype(np.int32)])[0]
+    expected = q_model.predict(examples, verbose=0)
+    assert np.abs(got - expected).mean() < 0.01 * expected.std()
+
+
 @pytest.mark.parametrize("largest", [1e-3, 1e-5, 1e-7, 1e-12])
 def test_small_slopes_are_in_the_file_as_in_the_model(largest):
     keras.utils.set_random_seed(0)
@@ -106,4 +122,6 @@ def test_small_slopes_are_in_the_file_as_in_the_model(largest):
     model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(prelu(layers.Conv2D(4, 3)(inputs)))))
     prelu.alpha.assign(np.random.default_rng(0).uniform(-largest, largest, prelu.alpha.shape))
     examples = np.random.default_rng(1).uniform(0, 1, (16, *IMAGE)).astype(np.float32)
-    tfqil.convert(networks.calibrated_on(model, examples, 4, 8), "int8")
+    q_model = networks.calibrated_on(model, examples, 4, 8)
+    report = tfqil.verify(q_model, tfqil.convert(q_model, "int8"), examples)
+    assert report.accepted, report

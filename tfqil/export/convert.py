@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,9 +76,8 @@ def convert(
     lowering = Lowering(q_model)
     plain = lowering.model()
     _require_exact_weights(plain, allow_float=allow_float)
-    converted = _converted(plain)
-    inputs, outputs = signature_names(plain.input_names), signature_names(plain.output_names)
-    tflite = pack(order_like(converted, inputs, outputs), storage)
+    names = signature_names(plain.input_names), signature_names(plain.output_names)
+    tflite = pack(order_like(_converted(plain, *names), *names), storage)
     report = inspect(tflite)
     if not report.integer_only and not allow_float and not float_layers(q_model):
         first, *others = report.float_leftovers
@@ -97,19 +97,17 @@ def convert(
     return tflite
 
 
-def _converted(plain: Any) -> bytes:
+def _converted(plain: Any, input_names: Sequence[str], output_names: Sequence[str]) -> bytes:
     """What TFLiteConverter writes of a deployable model."""
     # The loops of recurrent layers need a known batch size.
     batch = 1 if any(map(_host.is_recurrent, plain.layers)) else None
 
     def run(*inputs: Any) -> dict[str, Any]:
-        return dict(
-            zip(signature_names(plain.output_names), _host.as_list(plain(list(inputs), training=False)), strict=True)
-        )
+        return dict(zip(output_names, _host.as_list(plain(list(inputs), training=False)), strict=True))
 
     signature = [
         tf.TensorSpec((batch or tensor.shape[0], *tensor.shape[1:]), tensor.dtype, name=name)
-        for tensor, name in zip(plain.inputs, signature_names(plain.input_names), strict=True)
+        for tensor, name in zip(plain.inputs, input_names, strict=True)
     ]
     # A module with the variables alone: a Keras model is traced several times over before it is converted.
     module = tf.Module()

@@ -26,7 +26,7 @@ def flatten(model: Any) -> tuple[Any, dict[str, Any]]:
     """
     copier = _Copier(_unique_names(model))
     flat = _host.replay(model, copier.call)
-    copier.copy_weights()
+    copier.copies.copy_weights()
     if any(_host.is_layer(getattr(layer, "activation", None)) for layer in flat.layers):
         flat = _host.replay(flat, _ActivationsApart().call)
     return flat, copier.configs
@@ -64,8 +64,8 @@ class _Copier:
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self.configs: dict[str, Any] = {}
+        self.copies = LayerCopies()
         self._names = names
-        self._copies: dict[int, tuple[Any, Any]] = {}
 
     def call(self, node: _host.Node, tensors: list[Any], **context: Any) -> Any:
         """The outputs of the copy of a node's layer; `context` holds the arguments of nested models around it."""
@@ -79,7 +79,7 @@ class _Copier:
             return _host.evaluate(layer, inputs, functools.partial(self.call, **context))
         if context.get("training") is not None and _takes_training(layer):
             keywords["training"] = context["training"]
-        copy = self._copy(layer)
+        copy = self.copies.of(layer, self._names.get(id(layer)))
         config = _host.annotated_config(node.layer)
         if config is not None:
             self.configs[copy.name] = config
@@ -89,16 +89,24 @@ class _Copier:
                 return opened
         return copy(*arguments, **keywords)
 
+
+class LayerCopies:
+    """Copies of layers, one for all calls of a layer."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[Any, Any]] = {}
+
+    def of(self, layer: Any, name: str | None = None) -> Any:
+        """The copy of a layer, made when it is first asked for; with another name if one is given."""
+        if id(layer) not in self._copies:
+            self._copies[id(layer)] = layer, copy_of(layer, name)
+        return self._copies[id(layer)][1]
+
     def copy_weights(self) -> None:
         """Gives every copy the weights of its original; they exist once it was called."""
         for original, copy in self._copies.values():
             if original.weights and copy is not original:
                 _host.copy_state(original, copy)
-
-    def _copy(self, layer: Any) -> Any:
-        if id(layer) not in self._copies:
-            self._copies[id(layer)] = layer, copy_of(layer, self._names.get(id(layer), layer.name))
-        return self._copies[id(layer)][1]
 
 
 def copy_of(layer: Any, name: str | None = None, **changes: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfqil import _host
-from tfqil.scheme.flatten import copy_of
+from tfqil.scheme.flatten import LayerCopies
 from tfqil.scheme.kinds import Kind, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 
@@ -17,7 +17,7 @@ def float_twin(q_model: Any) -> Any:
     """
     stripper = _Stripper(_host.graph_of(q_model))
     twin = _host.replay(q_model, stripper.call)
-    stripper.copy_weights()
+    stripper.copies.copy_weights()
     return twin
 
 
@@ -26,7 +26,7 @@ class _Stripper:
 
     def __init__(self, graph: _host.Graph) -> None:
         self._graph = graph
-        self._copies: dict[str, tuple[Any, Any]] = {}
+        self.copies = LayerCopies()
         self._relus: dict[str, Any] = {}
 
     def call(self, node: _host.Node, tensors: list[Any]) -> Any:
@@ -38,15 +38,7 @@ class _Stripper:
         layer = node.layer.layer if isinstance(node.layer, QuantizedLayer) else node.layer
         if kind_of(layer) is Kind.CONCATENATE:
             tensors = self._clipped_branches(node, tensors)
-        if layer.name not in self._copies:
-            self._copies[layer.name] = layer, copy_of(layer, layer.name)
-        return _host.run_as_before(node, self._copies[layer.name][1], tensors)
-
-    def copy_weights(self) -> None:
-        """Gives every copy the weights of its original; they exist once it was called."""
-        for original, copy in self._copies.values():
-            if original.weights and copy is not original:
-                _host.copy_state(original, copy)
+        return _host.run_as_before(node, self.copies.of(layer), tensors)
 
     def _clipped(self, node: _host.Node, tensor: Any) -> Any:
         """A tensor behind the ReLU that a quantizer replaced, if it replaced one."""

@@ -140,6 +140,8 @@ def why_float(layer: Any) -> str | None:
         return _unknown(layer, name)
     if getattr(layer, "data_format", None) == "channels_first":
         return f"{name} with data_format='channels_first'"
+    if _host.reads_mask(layer):
+        return f"{name} with a mask"
     if kind is Kind.LINEAR:
         return _convolution_problem(layer, name)
     if isinstance(layer, layers.BatchNormalization) and not _normalizes_last_axis(layer):
