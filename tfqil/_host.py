@@ -248,6 +248,15 @@ def reads_mask(layer: Any) -> bool:
     return any(getattr(tensor, "_keras_mask", None) is not None for tensor in tensors)
 
 
+def reads_integers(layer: Any) -> bool:
+    """Whether a layer makes floats of integers in a functional graph."""
+    return any(
+        tensor.dtype.is_floating and not all(read.dtype.is_floating for read in node.keras_inputs)
+        for node in layer.inbound_nodes
+        for tensor in tf.nest.flatten(node.outputs)
+    )
+
+
 def is_recurrent(layer: Any) -> bool:
     """Whether a layer, or one inside it, loops over time."""
     return any(isinstance(part, (keras.layers.RNN, keras.layers.Bidirectional)) for part in layer._flatten_layers())

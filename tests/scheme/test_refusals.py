@@ -108,6 +108,21 @@ def test_integer_inputs_go_to_float_layers_unchanged():
     assert tfqil.placements(q_model)["table"].role == "float"
 
 
+def test_a_layer_that_makes_floats_of_integers_is_named():
+    inputs = keras.Input((9, 9, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 255.0, name="pixels")(inputs)
+    model = keras.Model(inputs, layers.Conv2D(2, 3)(layers.Conv2D(4, 3, activation="relu")(x)))
+    scheme = tfqil.LowBitScheme(tfqil.QILQuantizeConfig(4, 8))
+    with pytest.raises(ValueError, match=r"'pixels' \(Rescaling of integers: give the model a float input\)"):
+        tfqil.quantize_model(model, tfqil.LowBitScheme(scheme.config, require_integer_only=True))
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 9, 9, 3)).astype(np.uint8)
+    q_model = tfqil.calibrate(tfqil.quantize_model(model, scheme), pixels)
+    assert tfqil.placements(q_model)["pixels"].role == "float"
+    assert tfqil.placements(q_model)["quantize_pixels"].bits == 8
+    report = tfqil.verify(q_model, tfqil.convert(q_model), {model.input_names[0]: pixels})
+    assert not report.integer_only and not report.differing_from_deployable
+
+
 def test_a_rule_that_matches_nothing_is_reported():
     scheme = tfqil.LowBitScheme(
         tfqil.QILQuantizeConfig(4, 8),

@@ -87,10 +87,23 @@ def test_several_inputs_are_given_as_a_list_of_arrays_or_by_name():
     random = np.random.default_rng(0)
     data = [random.normal(0, 1, (100, 3)).astype(np.float32), random.normal(0, 9, (100, 5)).astype(np.float32)]
     by_name = tf.data.Dataset.from_tensor_slices({"b": data[1], "a": data[0]}).batch(64)
-    results = [intervals(tfqil.calibrate(networks.quantized(model), d)) for d in (data, tuple(data), by_name)]
-    assert results[0] == results[1] == results[2]
+    kinds = (data, tuple(data), by_name, {"b": data[1], "a": data[0], "more": data[0]})
+    results = [intervals(tfqil.calibrate(networks.quantized(model), d)) for d in kinds]
+    assert all(result == results[0] for result in results)
     # Averages over the two batches.
     assert results[0]["quantize_b/maximum"] > 2 * results[0]["quantize_a/maximum"]
+
+
+def test_a_missing_input_is_named():
+    inputs = [keras.Input((3,), name=name) for name in ("a", "b")]
+    q_model = networks.quantized(keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Concatenate()(inputs))))
+    rows = np.ones((4, 3), np.float32)
+    with pytest.raises(ValueError, match=r"for 'a', 'c', expected them for the inputs 'a', 'b' .*: 'b' is missing"):
+        tfqil.calibrate(q_model, {"a": rows, "c": rows})
+    with pytest.raises(ValueError, match=r"of shape \(4, 2\) for the input 'b', expected \(None, 3\)"):
+        tfqil.calibrate(q_model, {"a": rows, "b": rows[:, :2]})
+    with pytest.raises(ValueError, match=r"other numbers of examples per input \({'a': 4, 'b': 2}\)"):
+        tfqil.calibrate(q_model, {"a": rows, "b": rows[:2]})
 
 
 def test_only_so_many_batches_are_used(q_model):
@@ -146,7 +159,11 @@ BAD = {
         ValueError,
         r"Got calibration data of shape \(64, 5, 12, 1\), expected \(None, 12",
     ),
-    "too many inputs": (lambda: [[IMAGES, IMAGES]], ValueError, "Got 2 input arrays in a batch, expected 1"),
+    "too many inputs": (
+        lambda: [[IMAGES, IMAGES]],
+        ValueError,
+        "Got 2 input arrays in a batch of calibration data, expected 1",
+    ),
     "a number": (lambda: 7, TypeError, "Got int as the data set, expected an array, a tf.data.Dataset"),
     "none": (lambda: None, TypeError, "Got NoneType as the data set, expected an array, a tf.data.Dataset"),
 }

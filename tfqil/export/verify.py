@@ -25,6 +25,7 @@ from tfqil.export.inspect import FileReport, inspect, read_content, read_float_w
 from tfqil.export.layers import IntegerLinear
 from tfqil.export.lower import Lowering, tensor_name
 from tfqil.export.tied_layers import IntegerPReLU
+from tfqil.scheme.inputs import input_tensors
 from tfqil.scheme.layers import QuantizeActivation
 
 _BATCH = 64
@@ -99,13 +100,13 @@ def verify(
     Args:
         q_model: the quantized model.
         tflite: content of the file, or its path.
-        inputs: an array of examples, or a list of one array per model input.
+        inputs: an array of examples, or for several inputs a list of arrays, or a dictionary by their names.
         per_layer: also compare every quantized tensor of the trained model with the lowered one.
 
     Raises:
         TypeError, ValueError: a float or uncalibrated model, no .tflite file, or inputs of another shape.
     """
-    arrays = _input_arrays(q_model, inputs)
+    arrays = [tensor.numpy() for tensor in input_tensors(q_model, inputs, "inputs")]
     tflite = read_content(tflite)
     report = inspect(tflite)
     lowering = lowering_for(q_model, report)
@@ -230,24 +231,6 @@ def _same_weights(layer: IntegerLinear | IntegerPReLU, codes: NDArray[np.int8], 
         # Integers that are all 0 have no step.
         and bool(np.all(np.broadcast_to(steps, layer.steps.shape) == layer.steps) or not np.any(codes))
     )
-
-
-def _input_arrays(q_model: Any, inputs: Any) -> list[np.ndarray]:
-    arrays = [np.asarray(a, np.float32) for a in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
-    shapes = [tensor.shape for tensor in q_model.inputs]
-    fits = len(arrays) == len(shapes) and all(
-        shape.is_compatible_with(array.shape) for shape, array in zip(shapes, arrays, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"Got inputs of shape {[a.shape for a in arrays]}, expected {[tuple(s) for s in shapes]}: pass examples "
-            "as the model takes them."
-        )
-    if not len(arrays[0]):
-        raise ValueError("Got no example, expected at least one.")
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise ValueError("Got NaN or Inf in the inputs, expected finite numbers: clean the data first.")
-    return arrays
 
 
 def _chunks(arrays: list[np.ndarray], size: int = _BATCH) -> list[list[np.ndarray]]:

@@ -142,6 +142,8 @@ def why_float(layer: Any) -> str | None:
         return f"{name} with data_format='channels_first'"
     if _host.reads_mask(layer):
         return f"{name} with a mask"
+    if _host.reads_integers(layer):
+        return f"{name} of integers: give the model a float input"
     if kind is Kind.LINEAR:
         return _convolution_problem(layer, name)
     if isinstance(layer, layers.BatchNormalization) and not _normalizes_last_axis(layer):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfqil import _host
 from tfqil.quantizers.base import FIRST_BATCHES
 from tfqil.quantizers.observation import observe
+from tfqil.scheme.inputs import input_tensors
 from tfqil.scheme.layers import QuantizeActivation
 
 _ARRAY_BATCH = 64
@@ -26,15 +27,15 @@ def calibrate(q_model: Any, dataset: Any, batches: int = 8) -> Any:
     Args:
         q_model: a model from `quantize_model` or `quantize_apply`.
         dataset: a `tf.data.Dataset` or other iterable of batches, each the inputs or a tuple that starts with them;
-            or an array of examples, or for several inputs a list or tuple of arrays.
+            or an array of examples, or for several inputs a list or tuple of arrays, or a dictionary by their names.
         batches: how many batches to use at most.
 
     Returns:
         `q_model`, for chaining.
 
     Raises:
-        ValueError: no quantized tensors, no batch, a batch of another shape, or NaN or Inf in a batch; the
-            intervals are then as they were.
+        ValueError: no quantized tensors, no batch, a batch of another shape or without one of the inputs, or NaN or Inf
+            in a batch; the intervals are then as they were.
     """
     _host.require_functional(q_model)
     quantizing = [layer for layer in q_model.layers if isinstance(layer, QuantizeActivation)]
@@ -42,7 +43,10 @@ def calibrate(q_model: Any, dataset: Any, batches: int = 8) -> Any:
         raise ValueError(f"Got the float model {q_model.name!r}, expected one from tfqil.quantize_model.")
     if not isinstance(batches, int) or batches < 1:
         raise ValueError(f"Got batches={batches!r}, expected a whole number of at least 1.")
-    data = [_checked(batch, q_model) for batch in itertools.islice(_batches(dataset, len(q_model.inputs)), batches)]
+    data = [
+        input_tensors(q_model, batch[0] if isinstance(batch, tuple) else batch, "calibration data")
+        for batch in itertools.islice(_batches(dataset, len(q_model.inputs)), batches)
+    ]
     if not data:
         raise ValueError("Got a data set without a batch, expected at least one: pass some training examples.")
     _require_finite_tensors(q_model, data[0])
@@ -100,6 +104,9 @@ def _batches(dataset: Any, inputs: int) -> Iterator[Any]:
         dataset = dataset[0]  # (examples, labels), as `fit` takes them.
     if isinstance(dataset, (np.ndarray, tf.Tensor)):
         return (dataset[start : start + _ARRAY_BATCH] for start in range(0, len(dataset), _ARRAY_BATCH))
+    if isinstance(dataset, dict):
+        starts = range(0, max(map(len, dataset.values()), default=0), _ARRAY_BATCH)
+        return ({name: part[start : start + _ARRAY_BATCH] for name, part in dataset.items()} for start in starts)
     arrays = isinstance(dataset, (list, tuple)) and all(isinstance(part, np.ndarray) for part in dataset)
     if arrays and len(dataset) == inputs:
         starts = range(0, len(dataset[0]), _ARRAY_BATCH)
@@ -110,27 +117,3 @@ def _batches(dataset: Any, inputs: int) -> Iterator[Any]:
             "of batches."
         )
     return iter(dataset)
-
-
-def _checked(batch: Any, q_model: Any) -> list[tf.Tensor]:
-    """The inputs of a batch as finite tensors of the model's shapes."""
-    inputs = batch[0] if isinstance(batch, tuple) else batch
-    if isinstance(inputs, dict):
-        inputs = [inputs[name] for name in q_model.input_names]
-    arrays = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-    if len(arrays) != len(q_model.inputs):
-        raise ValueError(f"Got {len(arrays)} input arrays in a batch, expected {len(q_model.inputs)}.")
-    tensors = []
-    for array, expected in zip(arrays, q_model.inputs, strict=True):
-        tensor = tf.cast(tf.convert_to_tensor(array), expected.dtype)
-        if not expected.shape.is_compatible_with(tensor.shape):
-            raise ValueError(
-                f"Got calibration data of shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}: pass batches "
-                "of examples as the model takes them."
-            )
-        if not tensor.shape[0]:
-            raise ValueError("Got an empty batch of calibration data, expected examples: drop the empty batch.")
-        if tensor.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(tensor))):
-            raise ValueError("Got NaN or Inf in the calibration data, expected finite numbers: clean the data first.")
-        tensors.append(tensor)
-    return tensors
