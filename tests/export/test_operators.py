@@ -72,6 +72,23 @@ def test_an_operator_computes_what_the_deployable_model_does(name):
     _require_exact(*_calibrated(name, 4, 8), "smallest")
 
 
+def test_low_bit_convolutions_of_images_of_any_size_are_predicted():
+    def network(x: Any) -> Any:
+        y = layers.Conv2D(32, 5, activation="relu")(layers.Conv2D(32, 5, activation="relu")(x))
+        return layers.Conv2D(4, 1)(layers.Conv2D(8, 3, kernel_initializer="ones", activation="relu")(y))
+
+    inputs = keras.Input(ANY_IMAGE)
+    examples = np.random.default_rng(0).normal(0, 1, (16, 20, 24, 3)).astype(np.float32)
+    q_model = networks.calibrated_on(keras.Model(inputs, network(inputs)), examples, 4, 8)
+    tflite = tfqil.convert(q_model, "smallest")
+    report = tfqil.inspect(tflite)
+    builtin = [weight for weight in report.weights if weight.stored == "INT4" and weight.kernels == "builtin"]
+    assert builtin and "FULLY_CONNECTED" not in {operator.name for operator in report.operators}
+    for size in (11, 20, 33):
+        again = np.random.default_rng(size).normal(0, 1, (4, size, size, 3)).astype(np.float32)
+        assert tfqil.verify(q_model, tflite, again).accepted
+
+
 def test_inputs_may_have_names_that_are_no_scopes():
     inputs = [keras.Input((8, 8, 3), name=name) for name in ("right view", "left", "_depth", "right_view")]
     features = layers.Concatenate()([conv(tensor, filters) for filters, tensor in enumerate(inputs, start=1)])

@@ -133,6 +133,13 @@ def tensor_name(tensor: Any) -> str:
     return (tensor.name or b"").decode("utf-8", "replace")
 
 
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """The shape with -1 where it is open."""
+    signature = tensor.shapeSignature
+    stored = tensor.shape if signature is None or len(signature) != len(tensor.shape) else signature
+    return tuple(int(size) for size in stored)
+
+
 def operator_name(model: Any, node: Any) -> str:
     """Name of an operator, such as "CONV_2D"; custom operators as "CUSTOM name"."""
     code = model.operatorCodes[node.opcodeIndex]

@@ -85,7 +85,7 @@ def _fold(model: Any, graph: Any, node: Any) -> None:
     )
     if all_reshapes and len(following) == 1:
         after = int(following[0].outputs[0])
-        source, target = _shape(graph, before), _shape(graph, after)
+        source, target = flatbuffer.shape_of(graph.tensors[before]), flatbuffer.shape_of(graph.tensors[after])
         keeps_rank = source[-1] == channels and target == (*source[:-1], outputs)
         if _same_grid(graph, y, after) and (keeps_rank or (len(target) == 2 and target[1] == outputs)):
             to_fully_connected(model, graph, node, keep_dimensions=keeps_rank and len(source) > 2)
@@ -98,7 +98,10 @@ def _fold(model: Any, graph: Any, node: Any) -> None:
         to_fully_connected(model, graph, node, keep_dimensions=False)
         _flatten(graph.tensors[y])
         _connect(node, before, y)
-    elif all(is_pointwise(model, graph, reader) for reader in following) and min(_shape(graph, y)[1:]) > 0:
+    elif (
+        all(is_pointwise(model, graph, reader) for reader in following)
+        and min(flatbuffer.shape_of(graph.tensors[y])[1:]) > 0
+    ):
         # The converter cancels the RESHAPE pair between two dense layers: move the first one behind this
         # operator.
         to_fully_connected(model, graph, node, keep_dimensions=False)
@@ -115,7 +118,7 @@ def _insert_reshape(model: Any, graph: Any, node: Any, y: int) -> int:
     flat, shape = copy.deepcopy(graph.tensors[y]), schema.TensorT()
     flat.name = (flat.name or b"") + b"/flat"
     _flatten(flat)
-    values = np.array([-1, *_shape(graph, y)[1:]], np.int32)
+    values = np.array([-1, *flatbuffer.shape_of(graph.tensors[y])[1:]], np.int32)
     shape.name, shape.type, shape.shape = (
         flat.name + b"/shape",
         schema.TensorType.INT32,
@@ -140,7 +143,11 @@ def _reshape_source(model: Any, graph: Any, tensor: int) -> int | None:
     for node in graph.operators:
         if tensor in flatbuffer.items(node.outputs) and flatbuffer.operator_name(model, node) == "RESHAPE":
             source = int(node.inputs[0])
-            return source if _same_grid(graph, source, tensor) and len(_shape(graph, source)) > 1 else None
+            return (
+                source
+                if _same_grid(graph, source, tensor) and len(flatbuffer.shape_of(graph.tensors[source])) > 1
+                else None
+            )
     return None
 
 
@@ -151,14 +158,6 @@ def _same_grid(graph: Any, first: int, second: int) -> bool:
         and np.array_equal(a.scale, b.scale)
         and np.array_equal(a.zeroPoint, b.zeroPoint)
     )
-
-
-def _shape(graph: Any, index: int) -> tuple[int, ...]:
-    """The shape with -1 where it is open; such a size compares equal to itself only."""
-    tensor = graph.tensors[index]
-    signature = tensor.shapeSignature
-    stored = tensor.shape if signature is None or len(signature) != len(tensor.shape) else signature
-    return tuple(int(size) for size in stored)
 
 
 def _flatten(tensor: Any) -> None:

@@ -34,7 +34,7 @@ def can_unfold(model: Any, graph: Any, node: Any) -> bool:
     return (
         x.shape[3] == weights.shape[3]
         and options.dilationHFactor == options.dilationWFactor == 1
-        and min(x.shape[1], x.shape[2]) > 0
+        and min(flatbuffer.shape_of(x)[1:3]) > 0
     )
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfqil import _host
-
 
 def input_tensors(model: Any, data: Any, what: str) -> list[tf.Tensor]:
     """A batch of examples as one tensor per input of a model, in the model's order and of its types.
