@@ -257,6 +257,12 @@ def reads_integers(layer: Any) -> bool:
     )
 
 
+def always_trains(layer: Any) -> bool:
+    """Whether a call in a functional graph has training=True, which then holds in inference too."""
+    calls = [(node.call_args[1:], node.call_kwargs.get("training")) for node in layer.inbound_nodes]
+    return any(keyword is True or True in positional for positional, keyword in calls)
+
+
 def is_recurrent(layer: Any) -> bool:
     """Whether a layer, or one inside it, loops over time."""
     return any(isinstance(part, (keras.layers.RNN, keras.layers.Bidirectional)) for part in layer._flatten_layers())

@@ -6,6 +6,8 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras as keras
 
 import tfqil
 from tests import networks
@@ -87,6 +89,41 @@ def test_float_edges_are_refused_unless_they_are_allowed(images, tmp_path):
     assert {"INT8"} & {weight.stored for weight in report.weights}, "the layers between the edges are integers"
     comparison = tfqil.verify(q_model, content, images)
     assert not comparison.accepted and not comparison.integer_only and comparison.top1_agreement >= 0.98
+
+
+def test_a_named_float_layer_permits_no_other():
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Lambda(tf.abs, name="wave")(keras.layers.Conv2D(4, 3, name="middle")(inputs))
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="behind")(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="last")(keras.layers.Flatten()(x)))
+    examples = np.random.default_rng(0).normal(0, 1, (32, 8, 8, 1)).astype(np.float32)
+    report = tfqil.inspect(tfqil.convert(networks.calibrated_on(model, examples, 4, 4)))
+    assert {w.stored for w in report.weights} <= {"INT8", "INT4"} and not report.integer_only
+    q_model = networks.calibrated_on(model, examples, 4, 4, edge_bits=None)
+    with pytest.raises(
+        ValueError, match=r"computes in float \(.*(middle|last).*integers only but for wave: give those"
+    ):
+        tfqil.convert(q_model)
+    assert not tfqil.inspect(tfqil.convert(q_model, allow_float=True)).integer_only
+
+
+def test_float_outputs_are_compared_too(monkeypatch):
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, name="first")(inputs))
+    model = keras.Model(inputs, keras.layers.Lambda(tf.abs, name="wave")(keras.layers.Dense(3)(x)))
+    examples = np.random.default_rng(0).normal(0, 1, (32, 8, 8, 1)).astype(np.float32)
+    q_model = networks.calibrated_on(model, examples, 4, 4)
+    plain_of_another = module.Lowering.model
+
+    def other_wave(lowering):
+        plain = plain_of_another(lowering)
+        plain.get_layer("wave").function = tf.square
+        return plain
+
+    tfqil.convert(q_model)
+    monkeypatch.setattr(module.Lowering, "model", other_wave)
+    with pytest.raises(RuntimeError, match=r"outputs of the file that are .* steps from the model's on average"):
+        tfqil.convert(q_model)
 
 
 def test_a_file_that_computes_something_else_is_refused(small_model, small_file, monkeypatch, tmp_path):

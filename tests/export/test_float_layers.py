@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import tfqil
 from tests import networks
+from tfqil.export import runtime
 from tfqil.export.inspect import read_float_weights
 from tfqil.export.verify import layer_of
 
@@ -48,3 +50,20 @@ def test_a_float_layer_between_two_grids_keeps_its_kernel(images):
     # Its sums may be in another order.
     assert tfqil.verify(q_model, tflite, images).mean_lsb <= 0.001
     assert "CAST" not in {operator.name for operator in tfqil.inspect(tflite).operators}
+
+
+def test_noise_that_is_wanted_at_inference_is_in_the_file(images):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Dropout(0.5)(layers.Conv2D(4, 3, activation="relu")(inputs), True)
+    q_model = networks.calibrated_on(keras.Model(inputs, layers.Conv2D(2, 3)(x)), images, 4, 8)
+    tflite = tfqil.convert(q_model)
+    (outputs,) = runtime.run(tflite, [images[[0, 0]]])
+    assert np.abs(outputs[0] - outputs[1]).mean() > 0.1 * outputs.std()
+
+
+def test_operators_that_the_runtime_does_not_have_are_named(images):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.BatchNormalization(name="by_batch")(layers.Conv2D(4, 3)(inputs), training=True)
+    q_model = networks.calibrated_on(keras.Model(inputs, layers.Conv2D(2, 3)(x)), images, 4, 8)
+    with pytest.raises(ValueError, match=r"operators FusedBatchNormV3, which LiteRT does not have.*'by_batch' \(Batch"):
+        tfqil.convert(q_model)

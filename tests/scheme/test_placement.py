@@ -409,3 +409,16 @@ class TestErrors:
         model = keras.Model(inputs, conv("b")(qat.quantize_annotate_layer(conv("a"), config)(inputs)))
         with qat.quantize_scope(), pytest.raises(TypeError, match="for layer 'a', expected a LowBitQuantizeConfig"):
             tfqil.quantize_model(model, tfqil.QILQuantizeConfig())
+
+
+def test_the_slope_of_a_leaky_relu_is_reported_and_a_warning_says_where_it_vanishes(caplog):
+    inputs = layers.Input((8, 8, 1))
+    x = inputs
+    for name, slope in (("usual", 0.3), ("small", 0.001), ("none", 0.0)):
+        x = layers.LeakyReLU(slope, name=name)(layers.Conv2D(4, 3)(x))
+    with caplog.at_level("WARNING"):
+        q_model = tfqil.quantize_model(keras.Model(inputs, layers.Conv2D(2, 1)(x)), tfqil.QILQuantizeConfig(4, 8))
+    rows = tfqil.placements(q_model)
+    assert rows["usual"].reason == "its slope is 77/256: the runtime has multiples of 1/256"
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "the slope 0.001 of 'small' becomes 0" in message

@@ -32,6 +32,16 @@ def hard_sigmoid(x: Any) -> Any:
     return tf.sin(x)
 
 
+class AtInference:
+    """Calls a layer as in training, always."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+
+    def __call__(self, x: Any) -> Any:
+        return self._layer(x, training=True)
+
+
 IN_FLOAT = {
     "an own function": (lambda: layers.Activation(hard_sigmoid, name="odd"), "test_refusals.hard_sigmoid' has no"),
     "an own function inline": (
@@ -44,6 +54,11 @@ IN_FLOAT = {
     "a Lambda": (lambda: layers.Lambda(tf.abs, name="odd"), "a Lambda layer may compute anything"),
     "a custom layer": (lambda: Scale(name="odd"), "Scale is a custom layer"),
     "a recurrent layer": (lambda: layers.ConvLSTM2D(2, 3, name="odd"), "ConvLSTM2D is recurrent"),
+    "dropout at inference": (lambda: AtInference(layers.Dropout(0.5, name="odd")), "Dropout with training=True"),
+    "a norm by the batch": (
+        lambda: AtInference(layers.BatchNormalization(name="odd")),
+        "BatchNormalization with training=True",
+    ),
     "layer normalization": (lambda: layers.LayerNormalization(name="odd"), "LayerNormalization has no integer"),
 }
 

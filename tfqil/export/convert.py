@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,20 @@ from tfqil import _host
 from tfqil.export.float_constants import is_exact_in_float16
 from tfqil.export.float_layers import FloatLinear
 from tfqil.export.freeze import require_calibrated, require_quantized
-from tfqil.export.inspect import FileReport, inspect
-from tfqil.export.layers import IntegerLayer, IntegerQuantize
+from tfqil.export.inspect import FileReport, inspect, read_leftovers
+from tfqil.export.layers import IntegerQuantize
 from tfqil.export.lower import Lowering
 from tfqil.export.pack import STORAGES, pack
 from tfqil.export.signature import order_like, signature_names
-from tfqil.export.verify import LARGEST_MEAN_LSB, builtin_layers, compare, lowering_for
-from tfqil.scheme.kinds import Kind, kind_of
-from tfqil.scheme.report import float_layers, require_no_float_layers
+from tfqil.export.verify import (
+    LARGEST_MEAN_LSB,
+    builtin_layers,
+    compare,
+    find_different_weights,
+    layer_of,
+    lowering_for,
+)
+from tfqil.scheme.report import float_layers, require_no_float_layers, with_reasons
 
 # Random examples of the check that every written file passes; few, since the rounding of each output is a test.
 _CHECKED_EXAMPLES = 4
@@ -50,18 +57,20 @@ def convert(
         allow_float: return a file in which some operators compute in float: layers that `edge_bits=None` leaves in
             float, and layers whose integers do not fit INT8, such as powers of two over more than seven octaves. The
             kernels of the latter are FLOAT16 constants that hold the trained values exactly. Layers whose arithmetic is
-            not known, which `quantize_model` named when it left them in float, need no permission.
+            not known, which `quantize_model` named when it left them in float, need no permission; other operators do.
         require_integer_only: refuse a model with such layers too.
-        check: run the file once on random inputs: it must equal `deployable(q_model)` bit for bit, and be at most
-            `verify.LARGEST_MEAN_LSB` steps from `q_model` on average. Where some operators compute in float, which may
-            add in another order, only the latter; nothing is run if an input or output is on no grid.
+        check: compare the integers in the file with the trained ones, and run it once on random inputs: it must equal
+            `deployable(q_model)` bit for bit, and be at most `verify.LARGEST_MEAN_LSB` steps from `q_model` on average.
+            Where some operators compute in float, which may add in another order, only the latter; nothing is run if
+            the range of an input is not known, as of one that only float layers read, or a layer adds noise.
 
     Returns:
         The content of the file.
 
     Raises:
         TypeError, ValueError: a float or uncalibrated model, an unknown storage, integers that do not fit INT8 or
-            float operators in the file without `allow_float`, or weights that float16 would round.
+            float operators in the file without `allow_float`, weights that float16 would round, or a float layer that
+            LiteRT has no operators for.
         FileExistsError, FileNotFoundError: `path` exists, or its folder does not.
         RuntimeError: the written file does not compute what the model does; nothing is returned or written.
     """
@@ -77,21 +86,23 @@ def convert(
     plain = lowering.model()
     _require_exact_weights(plain, allow_float=allow_float)
     names = signature_names(plain.input_names), signature_names(plain.output_names)
-    tflite = pack(order_like(_converted(plain, *names), *names), storage)
+    try:
+        converted = _converted(plain, *names)
+    except Exception as error:  # The converter's own class is not public.
+        raise _not_converted(q_model, error) from error
+    tflite = pack(order_like(converted, *names), storage)
     report = inspect(tflite)
-    if not report.integer_only and not allow_float and not float_layers(q_model):
-        first, *others = report.float_leftovers
-        more = f", and {len(others)} more" if others else ""
-        raise ValueError(
-            f"Got a file that computes in float ({first}{more}), expected integers only: give those layers "
-            "quantizers (edge_bits=8), or pass allow_float=True."
-        )
-    if check and (report.integer_only or _is_on_grids(plain)):
+    if not report.integer_only and not allow_float:
+        _require_expected_float(q_model, plain, tflite)
+    if check:
+        _require_trained_weights(find_different_weights(plain, q_model, tflite))
         examples = _random_inputs(plain)
-        if builtin_layers(q_model, report):
-            lowering = lowering_for(q_model, report)
-            plain = lowering.model()
-        _require_equal(q_model, lowering, plain, tflite, report, examples)
+        # Noise differs from run to run.
+        if examples is not None and not any(map(_host.always_trains, float_layers(q_model))):
+            if builtin_layers(q_model, report):
+                lowering = lowering_for(q_model, report)
+                plain = lowering.model()
+            _require_equal(q_model, lowering, plain, tflite, report, examples)
     if path is not None:
         _write(tflite, pathlib.Path(path))
     return tflite
@@ -122,6 +133,18 @@ def _converted(plain: Any, input_names: Sequence[str], output_names: Sequence[st
     return content
 
 
+def _not_converted(q_model: Any, error: Exception) -> Exception:
+    """A sentence about what the converter refuses, if it is a float layer that may be the reason."""
+    in_float = float_layers(q_model)
+    missing = re.search(r"(?:TF Select|Custom) ops: ([^\n]+)", str(error))
+    if not in_float or missing is None:
+        return error
+    return ValueError(
+        f"Got the TensorFlow operators {missing[1]}, which LiteRT does not have, expected others: replace the layer "
+        f"they come from, which is one of those in float, {with_reasons(in_float)}."
+    )
+
+
 def _require_exact_weights(plain: Any, *, allow_float: bool) -> None:
     """Raises one sentence unless integers, or float16 where float is allowed, hold every trained weight."""
     wide = [layer for layer in plain.layers if isinstance(layer, FloatLinear)]
@@ -144,30 +167,42 @@ def _names(layers: list[Any]) -> str:
     return ", ".join(layer.name for layer in layers)
 
 
-def _is_on_grids(plain: Any) -> bool:
-    """Whether every input and output of a deployable model is on a grid."""
-    quantized = {id(layer.input) for layer in plain.layers if isinstance(layer, IntegerQuantize)}
-    inputs = all(id(tensor) in quantized for tensor in plain.inputs)
-    return inputs and all(_has_grid(_host.producer_of(tensor)) for tensor in plain.outputs)
+def _require_expected_float(q_model: Any, plain: Any, tflite: bytes) -> None:
+    """Raises one sentence if more than the layers that were left in float computes in float."""
+    named = {layer.name for layer in float_layers(q_model)}
+    others = {layer.name for layer in plain.layers} - named
+    unexpected = [
+        leftover.sentence
+        for leftover in read_leftovers(tflite)
+        # Operators inside a layer, as in the body of a loop, may bear no layer's name.
+        if not named or (leftover.computes and _is_of(leftover.result, others, unless=named))
+    ]
+    if unexpected:
+        first, *more = unexpected
+        raise ValueError(
+            f"Got a file that computes in float ({first}{f', and {len(more)} more' if more else ''}), expected "
+            f"integers only{' but for ' + ', '.join(sorted(named)) if named else ''}: give those layers quantizers "
+            "(edge_bits=8), or pass allow_float=True."
+        )
 
 
-def _has_grid(node: Any) -> bool:
-    """Whether the output of a call is on a grid, perhaps behind layers that keep values."""
-    if isinstance(node.layer, IntegerLayer):
-        return True
-    keeps = kind_of(node.layer) in (Kind.KEEP, Kind.CONCATENATE)
-    return keeps and all(map(_has_grid, _host.nodes_before(node)))
+def _is_of(tensor: str, layers: Collection[str], *, unless: Collection[str]) -> bool:
+    """Whether a tensor is named after one of some layers, and after none of others."""
+    return layer_of(tensor, layers) is not None and layer_of(tensor, unless) is None
+
+
+def _require_trained_weights(different: Sequence[str]) -> None:
+    if different:
+        raise RuntimeError(
+            f"Got other integers or scales in the file than were trained ({', '.join(different)}), "
+            "expected the same: please report this model; check=False returns the file all the same."
+        )
 
 
 def _require_equal(
     q_model: Any, lowering: Lowering, plain: Any, tflite: bytes, file: FileReport, inputs: list[np.ndarray]
 ) -> None:
     report = compare(q_model, lowering, plain, tflite, file, inputs)
-    if report.different_weights:
-        raise RuntimeError(
-            f"Got other integers or scales in the file than were trained ({', '.join(report.different_weights)}), "
-            "expected the same: please report this model; check=False returns the file all the same."
-        )
     if file.integer_only and report.differing_from_deployable:
         raise RuntimeError(
             f"Got {report.differing_from_deployable} of {report.outputs} outputs of the file that differ from the "
@@ -182,16 +217,21 @@ def _require_equal(
         )
 
 
-def _random_inputs(plain: Any) -> list[np.ndarray]:
-    """Examples that cover the range of each input's grid."""
+def _random_inputs(plain: Any) -> list[np.ndarray] | None:
+    """Examples that cover the range of each input; None if that of one is not known."""
     random = np.random.default_rng(0)
     grids = {id(layer.input): layer.grid for layer in plain.layers if isinstance(layer, IntegerQuantize)}
     examples = []
     for tensor in plain.inputs:
-        grid = grids[id(tensor)]
         shape = (_CHECKED_EXAMPLES, *(size or _OPEN_SIZE for size in tensor.shape[1:]))
-        low, high = ((end - grid.zero_point) * grid.scale for end in (-128, 127))
-        examples.append(random.uniform(low, high, shape).astype(np.float32))
+        grid = grids.get(id(tensor))
+        if grid is not None:
+            low, high = ((end - grid.zero_point) * grid.scale for end in (-128, 127))
+            examples.append(random.uniform(low, high, shape).astype(np.float32))
+        elif tensor.dtype == tf.uint8:
+            examples.append(random.integers(0, 256, shape, np.uint8))
+        else:
+            return None  # Words of a vocabulary, or values of a layer that may be defined for few.
     return examples
 
 

@@ -45,6 +45,11 @@ _PARSE_ERRORS = (
     struct.error, ValueError, IndexError, TypeError, AttributeError, OverflowError, MemoryError,
     RecursionError,
 )  # fmt: skip
+# Operators that move values without computing any: the levels of their input are those of their output.
+MOVING = (
+    "DEPTH_TO_SPACE", "EXPAND_DIMS", "MAX_POOL_2D", "PAD", "REDUCE_MAX", "RESHAPE", "RESIZE_NEAREST_NEIGHBOR", "SLICE",
+    "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE",
+)  # fmt: skip
 
 
 def load(tflite: bytes) -> Any:

@@ -17,15 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfqil.export import arithmetic, flatbuffer, runtime
-from tfqil.export.leftovers import float_leftovers
+from tfqil.export.leftovers import Leftover, float_leftovers
 
 # Operators whose second input is a weight tensor.
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "PRELU", "TRANSPOSE_CONV")
-# Operators that move values without computing any: the levels of their input are those of their output.
-_MOVING = (
-    "DEPTH_TO_SPACE", "EXPAND_DIMS", "MAX_POOL_2D", "PAD", "REDUCE_MAX", "RESHAPE", "RESIZE_NEAREST_NEIGHBOR", "SLICE",
-    "SPACE_TO_DEPTH", "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,10 +112,10 @@ def inspect(tflite: bytes | str | os.PathLike[str]) -> FileReport:
     content = read_content(tflite)
     model = flatbuffer.load(content)
     operators = _operators(content, model)
-    leftovers = tuple(sentence for graph in model.subgraphs for sentence in float_leftovers(model, graph))
+    leftovers = _leftovers(model)
     return FileReport(
         integer_only=not leftovers,
-        float_leftovers=leftovers,
+        float_leftovers=tuple(leftover.sentence for leftover in leftovers),
         operators=operators,
         weights=tuple(
             _weight(model, tensor, operator, operators[position].kernels)
@@ -131,6 +126,15 @@ def inspect(tflite: bytes | str | os.PathLike[str]) -> FileReport:
         gzipped_bytes=len(gzip.compress(content, compresslevel=9, mtime=0)),
         constant_bytes=_constant_bytes(model),
     )
+
+
+def read_leftovers(tflite: bytes | str | os.PathLike[str]) -> list[Leftover]:
+    """The operators of a .tflite file that compute in float.
+
+    Raises:
+        ValueError: no file at that path, or no whole .tflite file.
+    """
+    return _leftovers(flatbuffer.load(read_content(tflite)))
 
 
 def read_weights(
@@ -182,6 +186,10 @@ def read_content(tflite: bytes | str | os.PathLike[str]) -> bytes:
     if not path.is_file():
         raise ValueError(f"got path {str(path)!r}, expected an existing .tflite file: check the path")
     return path.read_bytes()
+
+
+def _leftovers(model: Any) -> list[Leftover]:
+    return [leftover for graph in model.subgraphs for leftover in float_leftovers(model, graph)]
 
 
 def _operators(content: bytes, model: Any) -> tuple[OperatorReport, ...]:
@@ -319,7 +327,7 @@ def _levels(model: Any, graph: Any, node: Any, output: int, known: dict[int, int
         return high - low + 1
     operator, operands = flatbuffer.operator_name(model, node), [int(index) for index in flatbuffer.items(node.inputs)]
     source = operands[1 if operator == "SPLIT" else 0] if operands else -1  # The first operand of SPLIT is the axis.
-    moved = operator in _MOVING and source >= 0 and _grid(graph.tensors[source]) == grid
+    moved = operator in flatbuffer.MOVING and source >= 0 and _grid(graph.tensors[source]) == grid
     return known.get(source) if moved else None
 
 

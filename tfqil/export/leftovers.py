@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from tfqil.export import flatbuffer
@@ -9,8 +10,28 @@ from tfqil.export import flatbuffer
 _FLOATS = ("FLOAT16", "BFLOAT16", "FLOAT32", "FLOAT64")
 
 
-def float_leftovers(model: Any, graph: Any) -> list[str]:
-    """One sentence per operator of a subgraph that computes in float, in the order of the file.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leftover:
+    """An operator that computes in float.
+
+    Attributes:
+        operator: its name in the schema.
+        result: the name of the tensor that it writes.
+        sentence: what it does in float.
+    """
+
+    operator: str
+    result: str
+    sentence: str
+
+    @property
+    def computes(self) -> bool:
+        """Whether it does more than to move values, or between grids and operators in float."""
+        return self.operator not in ("QUANTIZE", "DEQUANTIZE", *flatbuffer.MOVING)
+
+
+def float_leftovers(model: Any, graph: Any) -> list[Leftover]:
+    """The operators of a subgraph that compute in float, in the order of the file.
 
     Not counted: QUANTIZE that reads inputs of the graph, and DEQUANTIZE whose result is an output and nothing
     else.
@@ -36,11 +57,17 @@ def float_leftovers(model: Any, graph: Any) -> list[str]:
             and read.isdisjoint(floats_out)
         ):
             continue
-        found.append(_leftover(model, graph, operator, floats_in, floats_out))
+        found.append(
+            Leftover(
+                operator=operator,
+                result=flatbuffer.tensor_name(graph.tensors[node.outputs[0]]),
+                sentence=_sentence(model, graph, operator, floats_in, floats_out),
+            )
+        )
     return found
 
 
-def _leftover(model: Any, graph: Any, operator: str, floats_in: list[int], floats_out: list[int]) -> str:
+def _sentence(model: Any, graph: Any, operator: str, floats_in: list[int], floats_out: list[int]) -> str:
     def describe(index: int) -> str:
         tensor = graph.tensors[index]
         kind = "constant" if flatbuffer.is_constant(model, tensor) else "tensor"

@@ -68,7 +68,8 @@ class VerificationReport:
         different_weights: layers whose integers or scales in the file are not the trained ones; of the layers whose
             integers fit no integer type, those whose float values are not.
         differing_from_model: share of the outputs that differ from `q_model.predict`, in [0, 1].
-        max_lsb: largest difference from `q_model.predict`, in steps of the output grid.
+        max_lsb: largest difference from `q_model.predict`, in steps of the output grid; a 255th of the range of an
+            output that is on no grid counts as its step.
         mean_lsb: mean absolute difference, in steps of the output grid.
         top1_agreement: share of examples whose largest output is the same class, ties counted as agreement.
         layers: per-layer differences, if they were asked for.
@@ -142,12 +143,12 @@ def compare(
             f"{[output.shape for output in trained]}: pass the file that was converted from this model."
         )
     steps = [
-        np.rint((file - model) / (scale or 1.0))
+        np.rint((file - model) / (scale or _float_step(model)))
         for file, model, scale in zip(got, trained, lowering.output_scales, strict=True)
     ]
     magnitudes = np.abs(np.concatenate([difference.ravel() for difference in steps]))
     differing = _count_differing(got, deployed)
-    different_weights = _different_weights(lowered, q_model, tflite)
+    different_weights = find_different_weights(lowered, q_model, tflite)
     return VerificationReport(
         accepted=report.integer_only
         and not differing
@@ -164,6 +165,11 @@ def compare(
         top1_agreement=_top1_agreement(got[0], trained[0]),
         layers=_layer_differences(q_model, lowering, arrays) if per_layer else (),
     )
+
+
+def _float_step(output: np.ndarray) -> float:
+    """What counts as a step of an output on no grid: a 255th of its range."""
+    return float(np.ptp(output)) / 255 or 1.0
 
 
 def lowering_for(q_model: Any, report: FileReport) -> Lowering:
@@ -194,8 +200,8 @@ def layer_of(tensor_name: str, layers: Any) -> str | None:
     return None
 
 
-def _different_weights(lowered: Any, q_model: Any, tflite: bytes) -> tuple[str, ...]:
-    """Layers without a tensor in the file that has their codes and steps, or their values if they are in float."""
+def find_different_weights(lowered: Any, q_model: Any, tflite: bytes) -> tuple[str, ...]:
+    """The layers without a tensor in the file that has their codes and steps, or their values if they are in float."""
     frozen = freeze(q_model)
     integers, floats = read_weights(tflite), read_float_weights(tflite)
     different = []

@@ -6,18 +6,16 @@ import collections
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from tfqil import _host
 from tfqil.scheme import tf_calls
 from tfqil.scheme.flatten import copy_of
 from tfqil.scheme.joined import JoinedTensors
-from tfqil.scheme.kinds import Kind, activation_name, ceiling_of, kind_of
+from tfqil.scheme.kinds import LEAKY_SLOPE_UNIT, Kind, activation_name, ceiling_of, kind_of
 from tfqil.scheme.names import Names
 
 layers = _host.keras.layers
-
-# The runtime multiplies negative values of a leaky ReLU by a multiple of this.
-_LEAKY_SLOPE_UNIT = 1 / 256
 
 
 def expand(model: Any) -> tuple[Any, dict[str, str]]:
@@ -105,7 +103,7 @@ class _Expander:
         if type(layer) is layers.Activation and activation_name(layer) != "linear":
             return self._activated(layer.activation, name, tensors[0], origin, layer)
         if type(layer) is layers.LeakyReLU:
-            layer = layers.LeakyReLU(_multiple_of_unit(float(layer.alpha)), name=name)
+            layer = layers.LeakyReLU(_multiple_of_unit(float(layer.alpha), name), name=name)
         outputs = self._placed(layer, tensors, origin)
         self._joined.note(layer, tensors, outputs)
         return outputs
@@ -188,8 +186,14 @@ def _flat(values: np.ndarray) -> np.ndarray:
     return values.reshape(()) if values.size == 1 else values.reshape(-1)
 
 
-def _multiple_of_unit(slope: float) -> float:
-    return round(slope / _LEAKY_SLOPE_UNIT) * _LEAKY_SLOPE_UNIT
+def _multiple_of_unit(slope: float, layer: str) -> float:
+    multiple = round(slope / LEAKY_SLOPE_UNIT) * LEAKY_SLOPE_UNIT
+    if slope and not multiple:
+        logging.warning(
+            "tfqil: the slope %g of %r becomes 0, since the runtime has multiples of 1/256: a PReLU with fixed slopes "
+            "keeps it.", slope, layer,
+        )  # fmt: skip
+    return multiple
 
 
 def _take_activation(layer: Any) -> Any:

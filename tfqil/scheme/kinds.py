@@ -83,6 +83,8 @@ _BY_TYPE = {
         Kind.KEEP,
     ),
 }
+# The runtime multiplies negative values of a leaky ReLU by a multiple of this.
+LEAKY_SLOPE_UNIT = 1 / 256
 # Layers of this kind that do nothing at inference.
 TRAINING_ONLY = (
     layers.ActivityRegularization,
@@ -142,6 +144,8 @@ def why_float(layer: Any) -> str | None:
         return f"{name} with data_format='channels_first'"
     if _host.reads_mask(layer):
         return f"{name} with a mask"
+    if isinstance(layer, (*TRAINING_ONLY, layers.BatchNormalization)) and _host.always_trains(layer):
+        return f"{name} with training=True"
     if _host.reads_integers(layer):
         return f"{name} of integers: give the model a float input"
     if kind is Kind.LINEAR:

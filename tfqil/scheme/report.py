@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from tfqil import _host
-from tfqil.scheme.kinds import Kind, kind_of, why_float
+from tfqil.scheme.kinds import LEAKY_SLOPE_UNIT, Kind, kind_of, why_float
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 
 Row = TypeVar("Row")
@@ -100,13 +100,18 @@ class PlacementReport(LayerRows[Placement]):
         return [("layer", "role", "bits", "quantizer", "reason"), *rows]
 
 
-def float_layers(model: Any) -> list[str]:
-    """The layers of a model that stay in float since their arithmetic is not known, each with the reason."""
+def float_layers(model: Any) -> list[Any]:
+    """The layers of a model that stay in float since their arithmetic is not known."""
     return [
-        f"{layer.name!r} ({reason})"
+        layer
         for layer in model.layers
-        if not isinstance(layer, (QuantizedLayer, QuantizeActivation)) and (reason := why_float(layer))
+        if not isinstance(layer, (QuantizedLayer, QuantizeActivation)) and why_float(layer)
     ]
+
+
+def with_reasons(layers: Iterable[Any]) -> str:
+    """Such layers in words, each with the reason."""
+    return ", ".join(f"{layer.name!r} ({why_float(layer)})" for layer in layers)
 
 
 def require_no_float_layers(model: Any) -> None:
@@ -114,7 +119,7 @@ def require_no_float_layers(model: Any) -> None:
     found = float_layers(model)
     if found:
         raise ValueError(
-            f"Got layers that have no integer arithmetic: {', '.join(found)}; expected none with "
+            f"Got layers that have no integer arithmetic: {with_reasons(found)}; expected none with "
             "require_integer_only=True: replace them, or leave that out to keep them in float."
         )
 
@@ -148,6 +153,8 @@ def _placement(layer: Any) -> Placement:
         reason = f"stays in float: {why_float(layer)}"
         return Placement(layer=layer.name, role="float", bits=None, quantizer=None, reason=reason)
     reason = _REASONS.get(kind, "has nothing to quantize of its own")
+    if type(layer) is _host.keras.layers.LeakyReLU:
+        reason = f"its slope is {float(layer.alpha) / LEAKY_SLOPE_UNIT:.0f}/256: the runtime has multiples of 1/256"
     return Placement(layer=layer.name, role=kind.value, bits=None, quantizer=None, reason=reason)
 
 

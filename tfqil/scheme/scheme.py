@@ -18,7 +18,7 @@ from tfqil.scheme.kinds import has_kernel
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.placement import Planner
 from tfqil.scheme.placer import place
-from tfqil.scheme.report import float_layers, require_no_float_layers
+from tfqil.scheme.report import float_layers, require_no_float_layers, with_reasons
 
 qat = tfmot.quantization.keras
 
@@ -120,7 +120,7 @@ class LowBitLayoutTransform(qat.QuantizeLayoutTransform):  # type: ignore[misc, 
             require_no_float_layers(expanded)
         in_float = float_layers(expanded)
         if in_float:
-            logging.warning("tfqil: these layers stay in float, the rest is quantized: %s.", ", ".join(in_float))
+            logging.warning("tfqil: these layers stay in float, the rest is quantized: %s.", with_reasons(in_float))
         chosen = {**by_rule, **overrides}
         configs = {name: chosen[origin] for name, origin in origins.items() if origin in chosen}
         placed = place(expanded, Planner(expanded, configs, scheme.config, scheme.edge_bits).plan())
