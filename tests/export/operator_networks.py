@@ -125,6 +125,14 @@ def slices(x: Any) -> Any:
     return layers.Add()([conv(y[:, ::2, ::2]), conv(y[:, 1::2, 1::2, :])])
 
 
+def called_at_two_widths(x: Any) -> Any:
+    """A shared convolution of a signed and of a low-bit tensor, whose results have readers of both kinds."""
+    shared = layers.Conv2D(8, 3, padding="same", name="shared")
+    signed, low = norm(conv(x)), conv(x, activation="relu")
+    first, second = layers.ReLU()(shared(low)), shared(signed)
+    return conv(layers.Add()([conv(first), second]))
+
+
 def called_twice(layer: Any) -> Callable[[Any], Any]:
     """A layer that is called on its own output."""
     return lambda x: conv(layer(layer(conv(x, activation="relu"))))
@@ -182,6 +190,7 @@ KERNELS: Networks = {
     "1D, grouped": (SERIES, series_conv(groups=2)),
     "dense over a series": (SERIES, lambda x: layers.Dense(4)(layers.ReLU()(layers.Dense(6)(x)))),
     "convolution called twice": (IMAGE, lambda x: called_twice(layers.Conv2D(8, 3, activation="relu"))(x)),
+    "convolution called at two widths": (IMAGE, called_at_two_widths),
     "depthwise called twice": (IMAGE, lambda x: called_twice(layers.DepthwiseConv2D(3))(x)),
     "transposed called twice": (IMAGE, lambda x: called_twice(layers.Conv2DTranspose(8, 2, strides=2))(x)),
     "dense called twice": (SERIES, lambda x: called_twice(layers.Dense(8, activation="relu"))(x[:, None])),

@@ -26,10 +26,20 @@ from tests.export.operator_networks import (
 from tfqil.export import flatbuffer
 from tfqil.export.pack import STORAGES
 from tfqil.export.phases import Phases
+from tfqil.scheme import expand as expanding
+from tfqil.scheme.flatten import flatten
 
 layers = keras.layers
 
 _ANY_SIZE = 6
+
+
+def _float_network(shape: Any, network: Any) -> tuple[Any, np.ndarray]:
+    """A float network with odd weights, and examples."""
+    inputs = keras.Input(shape)
+    model = networks.randomize_norms(keras.Model(inputs, network(inputs)), odd=False)
+    sizes = [size or _ANY_SIZE for size in shape]
+    return model, np.random.default_rng(0).normal(0, 1, (32, *sizes)).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=1)
@@ -40,10 +50,7 @@ def _calibrated(name: str, weight_bits: int, activation_bits: int) -> tuple[Any,
 
 
 def _quantized(shape: Any, network: Any, *bits: int) -> tuple[Any, np.ndarray]:
-    inputs = keras.Input(shape)
-    model = networks.randomize_norms(keras.Model(inputs, network(inputs)), odd=False)
-    sizes = [size or _ANY_SIZE for size in shape]
-    examples = np.random.default_rng(0).normal(0, 1, (32, *sizes)).astype(np.float32)
+    model, examples = _float_network(shape, network)
     return networks.calibrated_on(model, examples, *bits), examples
 
 
@@ -70,6 +77,15 @@ def test_a_layer_with_a_kernel_computes_what_the_deployable_model_does(name, sto
 @pytest.mark.parametrize("name", OPERATORS)
 def test_an_operator_computes_what_the_deployable_model_does(name):
     _require_exact(*_calibrated(name, 4, 8), "smallest")
+
+
+@pytest.mark.parametrize("name", [*KERNELS, *OPERATORS])
+def test_what_is_taken_apart_computes_what_the_float_model_does(name, monkeypatch):
+    monkeypatch.setattr(expanding, "LEAKY_SLOPE_UNIT", 2.0**-30)  # Rounded slopes compute something else.
+    model, examples = _float_network(*{**KERNELS, **OPERATORS}[name])
+    expanded, _ = expanding.expand(flatten(model)[0])
+    for got, expected in zip(tf.nest.flatten(expanded(examples)), tf.nest.flatten(model(examples)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
 
 
 def test_low_bit_convolutions_of_images_of_any_size_are_predicted():

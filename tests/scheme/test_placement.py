@@ -344,6 +344,22 @@ class TestWholeModels:
         assert len(q_model.get_layer("quant_shared").inbound_nodes) == 2
         assert {"quantize_shared_activation", "quantize_shared_2_activation"} <= set(quantizers_of(q_model))
 
+    def test_calls_of_a_shared_layer_may_have_other_widths(self):
+        def network(x):
+            shared = conv("shared", filters=4)
+            low = layers.ReLU(name="low")(shared(conv("a", filters=4, activation="relu")(x)))
+            signed = shared(conv("b", filters=4)(x))
+            return conv("end")(layers.Add(name="sum")([conv("reader", filters=4)(low), signed]))
+
+        q_model = networks.quantized(model_of(network))
+        bits = {row.layer: row.bits for row in tfqil.placements(q_model)}
+        low, signed = (
+            bits["quantize_low"],
+            bits["quantize_shared_2" if "quantize_shared_2" in bits else "quantize_shared"],
+        )
+        assert low == bits["shared"] == 4 and signed == 8
+        assert bits["quantize_a_activation"] == 4 and bits["quantize_b"] == 8
+
     def test_a_layer_called_twice_gets_a_grid_per_call(self):
         relu = layers.ReLU(name="relu")
         model = model_of(chain(conv("a"), relu, conv("b"), relu, conv("c")))
