@@ -27,6 +27,7 @@ import tfqil
 from tfqil import _host
 
 CONFIGS: dict[str, Callable[[], tfqil.LowBitQuantizeConfig]] = {
+    "QIL 8/8": functools.partial(tfqil.QILQuantizeConfig, 8, 8),
     "QIL 4/4": functools.partial(tfqil.QILQuantizeConfig, 4, 4),
     "QIL 2/2": functools.partial(tfqil.QILQuantizeConfig, 2, 2),
     "LBW 4/8": functools.partial(tfqil.LBWQuantizeConfig, 4, 8),
@@ -65,6 +66,8 @@ class Cell:
     # Operators of the file that compute in float, and its kernels in a float type.
     float_operators: tuple[str, ...] = ()
     float_kernels: tuple[str, ...] = ()
+    # Mean distance of the calibrated model's outputs from the float model's, as a share of their deviation.
+    from_float: float | None = None
     # Reason of the placement -> number of layers and tensors, with their bits.
     placements: dict[str, int] = dataclasses.field(default_factory=dict)
     # Output values; those that differ from the deployable model; distances from the trained model in output steps.
@@ -133,6 +136,8 @@ def _train(architecture: str, config: str, facts: dict[str, Any], seconds: dict[
         facts.update(depth=_depth(q_model), placements=_placements(q_model))
     with _timed("calibrate", seconds):
         tfqil.calibrate(q_model, images(_CALIBRATION_IMAGES, 0))
+    with _timed("compare with float", seconds):
+        facts.update(from_float=_distance(model, q_model, images(_VERIFICATION_IMAGES, 2)))
     with _timed("train", seconds):
         q_model.compile(keras.optimizers.SGD(_LEARNING_RATE), "mse")
         history = q_model.fit(images(_TRAINING_IMAGES, 1), targets, batch_size=_BATCH, epochs=1, verbose=0)
@@ -141,6 +146,15 @@ def _train(architecture: str, config: str, facts: dict[str, Any], seconds: dict[
     with _timed("save and reload", seconds):
         reloaded = _reloaded(q_model, images(_BATCH, 1))
     return _Trained(q_model=reloaded, images=images(_VERIFICATION_IMAGES, 2))
+
+
+def _distance(model: keras.Model, q_model: keras.Model, images: np.ndarray) -> float:
+    """The largest, over the outputs, of the mean distances."""
+    pairs = [[output.numpy() for output in _as_list(m(images, training=False))] for m in (model, q_model)]
+    return max(
+        float(np.abs(got - wanted).mean() / (wanted.std(axis=0).mean() or 1.0))
+        for wanted, got in zip(*pairs, strict=True)
+    )
 
 
 def _reloaded(q_model: keras.Model, images: np.ndarray) -> keras.Model:

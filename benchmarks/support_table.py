@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from support_cell import CONFIGS, STORAGES, Cell
 
+from tfqil.scheme.placement import BY_LAYER, BY_SCHEME
+
 _LEGEND = """\
 # Support matrix
 
@@ -22,6 +24,11 @@ A cell reads `outputs off / median / 99 %, bytes`:
 * **bold**: an integer-only file that `convert` gives without being told to, with every convolution and dense kernel in
   an integer type, the trained integers in it, and no output off. Everything else has a note below, with its reason.
 
+The Keras model computes inference as the file's operators do, in integers (`tfqil/scheme/inference.py`), so that the
+two are close by design. What quantization itself costs is in the column **to float**: how far the outputs of the
+calibrated model are from those of the float model, as a share of their deviation over the images. At 8/8 it shows that
+the layers were understood; at low bits, without training, it shows why they need training.
+
 Spread is the deviation of an output over the images, in steps too: distances are to be seen against it. Depth is the
 number of kernels on the longest way through the network, size the height and width of the images, seconds the time of
 all cells of the row on 2 CPU cores.
@@ -33,14 +40,17 @@ def document(cells: Iterable[Cell]) -> str:
     cells = list(cells)
     notes = _Notes()
     lines = [
-        "| architecture | config | weights | depth | size | " + " | ".join(STORAGES) + " | spread | seconds |",
-        "|---|---|---|---|---|" + "---|" * len(STORAGES) + "---|---|",
+        "| architecture | config | weights | depth | size | "
+        + " | ".join(STORAGES)
+        + " | to float | spread | seconds |",
+        "|---|---|---|---|---|" + "---|" * len(STORAGES) + "---|---|---|",
     ]
     for (architecture, config), row in _grouped(cells).items():
         by_storage = {cell.storage: cell for cell in row}
         known = max(row, key=lambda cell: cell.depth)
         shown = [_cell(by_storage.get(storage), notes) for storage in STORAGES]
         facts = [architecture, config, f"{known.weights:,}", str(known.depth or "-"), str(known.size), *shown]
+        facts.append(_from_float(row))
         spread = min((cell.spread_lsb for cell in row if cell.spread_lsb is not None), default=None)
         facts.append("-" if spread is None else f"{spread:.0f}")
         lines.append(f"| {' | '.join(facts)} | {_seconds(row):.0f} |")
@@ -49,13 +59,17 @@ def document(cells: Iterable[Cell]) -> str:
 
 
 def summary(cells: Iterable[Cell]) -> str:
-    """One row per architecture: how far its `int8` file is from Keras, or how many of its files are not supported."""
+    """One row per architecture: how far its `int8` file is from Keras, or how many of its files are not supported.
+
+    The last column is how far 8/8 is from float.
+    """
     cells = list(cells)
-    lines = ["| architecture | " + " | ".join(CONFIGS) + " |", "|---|" + "---|" * len(CONFIGS)]
+    lines = ["| architecture | " + " | ".join(CONFIGS) + " | 8/8 to float |", "|---|" + "---|" * len(CONFIGS) + "---|"]
     groups = _grouped(cells)
     for architecture in dict.fromkeys(cell.architecture for cell in cells):
         rows = (groups.get((architecture, config), []) for config in CONFIGS)
-        lines.append(f"| {architecture} | " + " | ".join(map(_summarized, rows)) + " |")
+        eight = groups.get((architecture, "QIL 8/8"), [])
+        lines.append(f"| {architecture} | {' | '.join(map(_summarized, rows))} | {_from_float(eight)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -67,6 +81,11 @@ def _summarized(row: Sequence[Cell]) -> str:
         return f"{len(unsupported)} of {len(row)} no"
     (shown,) = [cell for cell in row if cell.storage == "int8"] or row[-1:]
     return f"{_steps(shown)} LSB"
+
+
+def _from_float(row: Sequence[Cell]) -> str:
+    distances = [cell.from_float for cell in row if cell.from_float is not None]
+    return f"{max(distances):.1%}" if distances else "-"
 
 
 class _Notes:
@@ -143,12 +162,16 @@ def _phases_section(cells: Sequence[Cell]) -> str:
 
 
 def _placements_section(cells: Sequence[Cell]) -> str:
-    """Which kernels stay in float or at the edges' 8 bits, and why."""
-    lines = ["## Kernels that do not take the config's width", ""]
+    """Which kernels stay in float or at the edges' 8 bits, and why; configs that agree are one line."""
+    configs: dict[tuple[str, str], list[str]] = {}
     for (architecture, config), row in _grouped(cells).items():
         for reason, count in row[0].placements.items():
-            if reason.startswith("kernel") and "config" not in reason:
-                lines.append(f"* {architecture}, {config}: {count} x {reason}")
+            if reason.startswith("kernel") and not reason.endswith((BY_SCHEME, BY_LAYER)):
+                configs.setdefault((architecture, f"{count} x {reason}"), []).append(config)
+    lines = ["## Kernels that do not take the config's width", ""]
+    for (architecture, what), where in configs.items():
+        only = "" if len(where) == sum(name == architecture for name, _ in _grouped(cells)) else f", {', '.join(where)}"
+        lines.append(f"* {architecture}{only}: {what}")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
@@ -161,7 +184,7 @@ def _grouped(cells: Iterable[Cell]) -> dict[tuple[str, str], list[Cell]]:
 
 def _phases(row: Sequence[Cell]) -> dict[str, float]:
     """Seconds of the steps of a row: the cells share those before the conversion."""
-    shared = {"build", "quantize", "calibrate", "train", "save and reload"}
+    shared = {"build", "quantize", "calibrate", "compare with float", "train", "save and reload"}
     phases: dict[str, float] = {}
     for cell in row:
         for name, seconds in cell.seconds.items():
