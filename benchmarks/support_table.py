@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from support_cell import CONFIGS, STORAGES, Cell
 
-from tfqil.scheme.placement import BY_LAYER, BY_SCHEME
+from tfqil.scheme.plan import BY_LAYER, BY_SCHEME
 
 _LEGEND = """\
 # Support matrix

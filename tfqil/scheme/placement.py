@@ -33,57 +33,12 @@ from tfqil.scheme.kinds import (
     Kind,
     activation_name,
     ceiling_of,
-    is_signed_by_itself,
-    kind_of,
 )
+from tfqil.scheme.plan import BY_LAYER, BY_SCHEME, MODEL_EDGE, Choice, Plan
 from tfqil.scheme.ties import Ties
+from tfqil.scheme.typed_graph import TypedGraph
 
 _EIGHT = 8
-
-# The reasons of kernels that follow the scheme's config, have one of their own, or are at an edge.
-BY_SCHEME = "config of the scheme"
-BY_LAYER = "config given for this layer"
-EDGE_REASONS = ("edge: reads a model input", "edge: ends at a model output")
-# That of a tensor at a model input or output.
-MODEL_EDGE = "model edge"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Choice:
-    """A quantizer and the reason for it.
-
-    Attributes:
-        quantizer: the quantizer.
-        reason: why it is there.
-        tie: number of the group of tensors that share the quantizer; None where there is none.
-        replaces: names of the ReLU layers whose clip the quantizer does.
-        inputs: of a kernel, the quantizer that its layer asks its input for; None if any 8-bit grid will do.
-    """
-
-    quantizer: Any
-    reason: str
-    tie: int | None = None
-    replaces: tuple[str, ...] = ()
-    inputs: ActivationQuantizer | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Every decision about a model.
-
-    Attributes:
-        kernels: layer name -> choice of the weight quantizer.
-        tensors: tensor number -> choice of the activation quantizer where the tensor is produced.
-        between: (tensor number, reader's name) -> choice between the tensor and that reader.
-        absorbed: names of the ReLU layers that a quantizer replaces.
-        in_float: names of the layers that compute in float.
-    """
-
-    kernels: Mapping[str, Choice]
-    tensors: Mapping[int, Choice]
-    between: Mapping[tuple[int, str], Choice]
-    absorbed: frozenset[str]
-    in_float: frozenset[str]
 
 
 class Planner:
@@ -92,15 +47,12 @@ class Planner:
     def __init__(
         self, model: Any, configs: Mapping[str, LowBitQuantizeConfig], default: LowBitQuantizeConfig, edge_bits: Any
     ) -> None:
-        self._model = model
-        self._graph = _host.graph_of(model)
+        self._graph = TypedGraph(model)
         self._configs = configs
         self._default = default
         self._edge_bits = edge_bits
-        self._kinds = {node.layer.name: kind_of(node.layer) for node in self._graph.nodes}
-        self._non_negative: dict[int, bool] = {}
-        self._edges = self._find_edges()
-        self._kernels = {node.layer.name: self._kernel(node) for node in self._nodes(Kind.LINEAR)}
+        self._edges = self._graph.edges()
+        self._kernels = {node.layer.name: self._kernel(node) for node in self._graph.nodes_of(Kind.LINEAR)}
         self._float_tensors: set[int] = set()
         self._float_layers = self._find_float()
         self._ties = Ties()
@@ -141,36 +93,12 @@ class Planner:
     def _weights(self) -> dict[str, Choice]:
         """The choices for kernels, and for the slopes of a PReLU."""
         choice = Choice(quantizer=SlopeQuantizer(), reason="slopes: 8 bits, which the runtime prescribes")
-        tied = {node.layer.name: node.layer for node in self._nodes(Kind.TIED)}
+        tied = {node.layer.name: node.layer for node in self._graph.nodes_of(Kind.TIED)}
         names = [name for name, layer in tied.items() if _host.kernel_name(layer) and name not in self._float_layers]
         return {**self._kernels, **dict.fromkeys(names, choice)}
 
     def _edge_weights(self) -> WeightQuantizer | None:
         return None if self._edge_bits is None else MaxAbsWeightQuantizer(bits=self._edge_bits)
-
-    def _find_edges(self) -> dict[str, str]:
-        """Layers with a kernel at a model input or output: their names, and which."""
-        edges = {}
-        for node in self._nodes(Kind.LINEAR):
-            if any(self._starts_the_model(tensor) for tensor in node.inputs):
-                edges[node.layer.name] = EDGE_REASONS[0]
-            elif any(self._ends_the_model(tensor) for tensor in node.outputs):
-                edges[node.layer.name] = EDGE_REASONS[1]
-        return edges
-
-    def _starts_the_model(self, tensor: int) -> bool:
-        """Whether a tensor is an input of the model, perhaps behind constants and what keeps values."""
-        producer = self._graph.producer(tensor)
-        if self._kind(producer) in (Kind.KEEP, *FOLDED):
-            return self._starts_the_model(producer.inputs[0])
-        return self._kind(producer) is Kind.INPUT
-
-    def _ends_the_model(self, tensor: int) -> bool:
-        passing = (*FOLDED, Kind.RELU, Kind.LOOKUP, Kind.FUNCTION, Kind.TIED, Kind.KEEP, Kind.CONCATENATE)
-        return tensor in self._graph.outputs or any(
-            self._kind(reader) in passing and any(self._ends_the_model(output) for output in reader.outputs)
-            for reader in self._graph.readers(tensor)
-        )
 
     def _find_float(self) -> set[str]:
         """The layers that compute in float; notes which tensors come from them.
@@ -180,7 +108,7 @@ class Planner:
         found = set()
         edge_tensors: set[int] = set()
         for node in self._graph.nodes:
-            kind = self._kind(node)
+            kind = self._graph.kind(node)
             if kind is Kind.INPUT:
                 is_edge = self._edge_bits is None or not _host.is_floating(node)
             elif kind is Kind.LINEAR:
@@ -197,7 +125,7 @@ class Planner:
     # Tensors -----------------------------------------------------------------------------------------------------
 
     def _is_quantized_here(self, node: _host.Node, tensor: int) -> bool:
-        kind, readers = self._kind(node), self._graph.readers(tensor)
+        kind, readers = self._graph.kind(node), self._graph.readers(tensor)
         if not _host.is_floating(node):
             return False
         if tensor in self._float_tensors or kind is Kind.INPUT:
@@ -210,12 +138,12 @@ class Planner:
 
     def _passes_on(self, node: _host.Node) -> bool:
         """Whether the outputs of a node are on the grid of its inputs."""
-        kind = self._kind(node)
+        kind = self._graph.kind(node)
         return kind is Kind.KEEP or (kind is Kind.CONCATENATE and not self._is_joined(node))
 
     def _is_fused(self, kind: Kind | None, reader: _host.Node) -> bool:
         """Whether a reader works on the accumulator, before anything is rounded."""
-        reading = self._kind(reader)
+        reading = self._graph.kind(reader)
         if reading in FOLDED:
             return kind in (Kind.LINEAR, *FOLDED)
         if reading is Kind.RELU:
@@ -225,7 +153,7 @@ class Planner:
     def _is_joined(self, concatenate: _host.Node) -> bool:
         """Whether the branches of a concatenation can be written on the grid that its readers ask for."""
         producers = [self._graph.producer(tensor) for tensor in concatenate.inputs]
-        kinds = {self._kind(producer) for producer in producers}
+        kinds = {self._graph.kind(producer) for producer in producers}
         rank = len(concatenate.layer.output_shape)
         return (
             concatenate.layer.axis in (-1, rank - 1)
@@ -238,7 +166,7 @@ class Planner:
             # ReLUs on all branches become the clip of the whole; on some of them they could not.
             and (kinds == {Kind.RELU} or kinds <= {Kind.LINEAR, *FOLDED})
             and all(
-                self._kind(producer) is not Kind.RELU
+                self._graph.kind(producer) is not Kind.RELU
                 or (ceiling_of(producer.layer) is None and self._is_behind_accumulator(producer))
                 for producer in producers
             )
@@ -248,7 +176,7 @@ class Planner:
         """Whether a ReLU is fused into what it reads."""
         (source,) = relu.inputs
         producer = self._graph.producer(source)
-        return self._graph.readers(source) == (relu,) and self._kind(producer) in (Kind.LINEAR, *FOLDED)
+        return self._graph.readers(source) == (relu,) and self._graph.kind(producer) in (Kind.LINEAR, *FOLDED)
 
     # Shared grids ------------------------------------------------------------------------------------------------
 
@@ -256,7 +184,7 @@ class Planner:
         """Whether a node needs its inputs on one grid, which is that of its output."""
         if node.layer.name in self._float_layers:
             return False
-        kind = self._kind(node)
+        kind = self._graph.kind(node)
         return kind is Kind.TIED or (
             kind is Kind.CONCATENATE and not self._is_joined(node) and not self._joins_equal_grids(node)
         )
@@ -272,7 +200,7 @@ class Planner:
 
     def _fixed_quantizer(self, node: _host.Node) -> FixedActivationQuantizer | None:
         """The prescribed quantizer of what a node produces; None if its grid is free."""
-        kind = self._kind(node)
+        kind = self._graph.kind(node)
         if node.layer.name in self._float_layers:
             return None
         if kind is Kind.LOOKUP:
@@ -289,7 +217,7 @@ class Planner:
         if tie is None:
             return None
         members = self._ties.members(tie)
-        signed = not all(self._is_non_negative(member) for member in members)
+        signed = not all(self._graph.is_non_negative(member) for member in members)
         return Choice(
             quantizer=RangeActivationQuantizer(bits=_EIGHT, signed=signed),
             reason="one 8-bit grid for tensors that are joined, or computed from one another on one grid",
@@ -300,15 +228,15 @@ class Planner:
         """The ReLU layers that the quantizer behind a node makes needless."""
         if node.layer.name in self._float_layers:
             return []
-        if self._kind(node) is Kind.RELU:
+        if self._graph.kind(node) is Kind.RELU:
             return [node.layer.name]
-        if self._kind(node) is not Kind.CONCATENATE or choice.quantizer.is_signed:
+        if self._graph.kind(node) is not Kind.CONCATENATE or choice.quantizer.is_signed:
             return []
         branches = [self._graph.producer(tensor) for tensor in node.inputs]
-        return [branch.layer.name for branch in branches if self._kind(branch) is Kind.RELU]
+        return [branch.layer.name for branch in branches if self._graph.kind(branch) is Kind.RELU]
 
     def _choice(self, node: _host.Node, tensor: int) -> Choice:
-        kind = self._kind(node)
+        kind = self._graph.kind(node)
         fixed = self._fixed_quantizer(node)
         if fixed is not None:
             what = activation_name(node.layer) if kind is Kind.LOOKUP else f"a clip at {ceiling_of(node.layer):g}"
@@ -316,7 +244,7 @@ class Planner:
         tied = self._tie_choice(tensor)
         if tied is not None:
             return tied
-        signed = not self._is_non_negative(tensor)
+        signed = not self._graph.is_non_negative(tensor)
         wanted = [self._wanted(reader) for reader in self._uses(tensor)]
         if wanted and tensor in self._graph.outputs:
             wanted.append(None)  # The model's output is one more reader, and wants 8 bits.
@@ -331,7 +259,7 @@ class Planner:
         if signed:
             return Choice(quantizer=eight, reason="signed values: 8 bits")
         clipped = kind is Kind.RELU and ceiling_of(node.layer) is not None
-        if clipped or not self._comes_from_accumulator(node):
+        if clipped or not self._graph.comes_from_accumulator(node):
             first = first.without_lower()  # Nothing to subtract it in, or the clip at 6 would move with it.
         return Choice(quantizer=first, reason="all readers ask for it")
 
@@ -353,7 +281,7 @@ class Planner:
                     choice = self._tie_choice(reader.outputs[0])
                     if choice is not None:
                         between[tensor, reader.layer.name] = choice
-            if self._kind(reader) is not Kind.LINEAR or reader.layer.name in self._float_layers:
+            if self._graph.kind(reader) is not Kind.LINEAR or reader.layer.name in self._float_layers:
                 continue
             wanted, tensor = self._wanted(reader), reader.inputs[0]
             placed = self._placed_quantizer(tensor, tensors)
@@ -375,7 +303,7 @@ class Planner:
 
     def _wanted(self, reader: _host.Node) -> ActivationQuantizer | None:
         """The quantizer that a reader asks its input for; None if any 8-bit grid will do."""
-        if self._kind(reader) is not Kind.LINEAR:
+        if self._graph.kind(reader) is not Kind.LINEAR:
             return None
         name = reader.layer.name
         if name in self._configs:
@@ -388,7 +316,7 @@ class Planner:
         """The readers of a tensor, those behind value-keeping layers included."""
         uses = []
         for reader in self._graph.readers(tensor):
-            if self._kind(reader) is Kind.KEEP and not any(out in self._graph.outputs for out in reader.outputs):
+            if self._graph.kind(reader) is Kind.KEEP and not any(out in self._graph.outputs for out in reader.outputs):
                 uses += [use for output in reader.outputs for use in self._uses(output)]
             else:
                 uses.append(reader)
@@ -397,34 +325,5 @@ class Planner:
     def _source(self, tensor: int) -> int:
         """The tensor behind value-keeping layers that a tensor has its values from, as far as it is on a grid."""
         producer = self._graph.producer(tensor)
-        keeps = self._kind(producer) is Kind.KEEP and tensor not in self._float_tensors
+        keeps = self._graph.kind(producer) is Kind.KEEP and tensor not in self._float_tensors
         return self._source(producer.inputs[0]) if keeps else tensor
-
-    def _is_non_negative(self, tensor: int) -> bool:
-        if tensor not in self._non_negative:
-            self._non_negative[tensor] = self._find_non_negative(tensor)
-        return self._non_negative[tensor]
-
-    def _find_non_negative(self, tensor: int) -> bool:
-        node = self._graph.producer(tensor)
-        kind = self._kind(node)
-        if kind is Kind.RELU:
-            return True
-        if kind is Kind.LOOKUP:
-            return activation_name(node.layer) != "tanh"
-        if is_signed_by_itself(node.layer):
-            return False
-        passing = (Kind.KEEP, Kind.CONCATENATE, Kind.SUM, Kind.PRODUCT, Kind.MEAN, Kind.AVERAGE_POOL, Kind.TIED)
-        return kind in passing and all(self._is_non_negative(tensor) for tensor in node.inputs)
-
-    def _comes_from_accumulator(self, node: _host.Node) -> bool:
-        """Whether an exporter can subtract the lower end in a bias."""
-        while self._kind(node) is Kind.RELU:
-            node = self._graph.producer(node.inputs[0])
-        return self._kind(node) in (Kind.LINEAR, *FOLDED)
-
-    def _kind(self, node: _host.Node) -> Kind | None:
-        return self._kinds[node.layer.name]
-
-    def _nodes(self, kind: Kind) -> list[_host.Node]:
-        return [node for node in self._graph.nodes if self._kind(node) is kind]

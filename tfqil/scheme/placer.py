@@ -10,7 +10,7 @@ from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.kinds import Kind, ceiling_of, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.names import Names
-from tfqil.scheme.placement import Choice, Plan
+from tfqil.scheme.plan import Choice, Plan
 
 # Inference has to see what these operators read, since their result does not tell.
 _READ_BY_OPERANDS = (Kind.SUM, Kind.PRODUCT, Kind.MEAN, Kind.TIED)

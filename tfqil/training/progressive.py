@@ -9,8 +9,9 @@ from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.float_twin import float_twin
 from tfqil.scheme.kinds import Kind, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
-from tfqil.scheme.placement import BY_LAYER, BY_SCHEME, EDGE_REASONS, MODEL_EDGE, Planner
+from tfqil.scheme.placement import Planner
 from tfqil.scheme.placer import place
+from tfqil.scheme.plan import BY_LAYER, BY_SCHEME, EDGE_REASONS, MODEL_EDGE
 
 INTERVALS = ("keep", "fit")
 
