@@ -217,14 +217,24 @@ class Run:
         model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=self.jit)
         model.optimizer.build(model.trainable_variables)
 
+    def _in_float32(self, model: keras.Model) -> keras.Model:
+        """The float network with the type of the computation that a file has; mixed precision is for training."""
+        policy = keras.mixed_precision.global_policy()
+        keras.mixed_precision.set_global_policy("float32")
+        try:
+            twin = self.network()
+        finally:
+            keras.mixed_precision.set_global_policy(policy)
+        twin.set_weights(model.get_weights())
+        return twin
+
     def _callbacks(self, epochs: int) -> list[keras.callbacks.Callback]:
         return [recipes.relaxation_schedule(epochs, _EXACT_SHARE)] if self.method == "binary_relax" else []
 
     def _fit(self, model: keras.Model, widths: Widths, epochs: int, folder: pathlib.Path) -> list[dict[str, float]]:
         """Trains epoch by epoch from the last checkpoint, and returns what each epoch logged."""
         folder.mkdir(parents=True, exist_ok=True)
-        with self._scope():
-            done = tf.Variable(0, dtype=tf.int64, trainable=False)
+        done = tf.Variable(0, dtype=tf.int64, trainable=False)
         checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, done=done)
         manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoint"), max_to_keep=1)
         if manager.latest_checkpoint:
@@ -257,7 +267,7 @@ class Run:
         model.save(folder / "unfinished.keras")
         (folder / "unfinished.keras").replace(folder / "model.keras")
         if widths.is_float:
-            tflite = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+            tflite = tf.lite.TFLiteConverter.from_keras_model(self._in_float32(model)).convert()
         else:
             tflite = tfqil.convert(model, self.storage)
             report = tfqil.verify(model, tflite, images[:_FILE_BATCH])

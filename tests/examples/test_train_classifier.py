@@ -120,6 +120,21 @@ class TestRun:
         assert message.replace(r"\.", ".").split(".*")[0] in sentence
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--mixed_precision=bfloat16"], ["--strategy=mirrored"], ["--jit", "--nodeterministic"]],
+        ids=lambda given: given[0],
+    )
+    def test_the_ways_to_train_end_in_files(self, tmp_path, arguments):
+        arguments = ["--schedule=32,4,2", "--float_epochs=1", "--epochs=1", *arguments]
+        printed = run(tmp_path, *arguments)
+        assert printed.count("yes") == 2, "both files are integer-only"
+        for stage in ("float", "4_4", "2_2"):
+            assert (tmp_path / stage / "model.tflite").is_file()
+
+    def test_what_cannot_go_together_is_refused(self, tmp_path):
+        assert "Got --jit and --deterministic" in refused(tmp_path, *SMALL, "--float_epochs=1", "--jit")
+
     def test_a_folder_of_something_else_is_not_touched(self, tmp_path):
         (tmp_path / "thesis.txt").write_text("all of it")
         assert "which holds no run, expected an empty one" in refused(tmp_path, *SMALL)
