@@ -26,9 +26,10 @@ A cell reads `outputs off / median / 99 %, bytes`:
 
 The Keras model computes inference as the file's operators do, in integers (`tfqil/scheme/inference.py`), so that the
 two are close by design. What quantization itself costs is in the column **to float**: how far the outputs of the
-calibrated model are from those of the float model, as a share of their deviation over the images. Random networks hardly
-tell one image from another (see spread), so that this share is large in deep ones even at 8/8; how much of it other
-8-bit quantizers share was not measured yet. Operator by operator, `tests/export/test_operators.py` compares with float.
+calibrated model are from those of the float model, as a share of their deviation over the images. Random networks
+hardly tell one image from another (see spread), so that this share is large in deep ones even at 8/8; how much of it
+other 8-bit quantizers share is not measured here. Operator by operator, `tests/export/test_operators.py` compares with
+float.
 
 Spread is the deviation of an output over the images, in steps too: distances are to be seen against it. Depth is the
 number of kernels on the longest way through the network, size the height and width of the images, seconds the time of
