@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
     from tfqil.scheme.saving import load_model
     from tfqil.scheme.scheme import LowBitScheme, quantize_model
     from tfqil.training.calibration import calibrate
+    from tfqil.training.distill import distill
     from tfqil.training.progressive import with_bits
 
     __all__ = [
@@ -32,6 +33,7 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
         "callbacks",
         "convert",
         "deployable",
+        "distill",
         "freeze",
         "inspect",
         "load_model",

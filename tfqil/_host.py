@@ -25,6 +25,8 @@ Callback = keras.callbacks.Callback
 # What Keras makes of calls of TensorFlow functions in a functional graph.
 _TFCall = tf_op_layer.TFOpLambda
 Optimizer = keras.optimizers.Optimizer
+# Inputs, labels and weights of what `fit` hands to a step.
+unpack = keras.utils.unpack_x_y_sample_weight
 
 # `.keras`, `.h5` and SavedModel all read the legacy form of a nested object; `.h5` does not read the newer one.
 serialize_object = keras.utils.legacy.serialize_keras_object
