@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import digits as digits_data
 import glyphs
@@ -27,6 +27,7 @@ import tensorflow as tf
 NAMES = ("digits", "glyphs", "cifar10", "imagenet2012")
 
 Images = tf.data.Dataset
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 # Of pixels from 0 to 255, per channel.
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -78,35 +79,61 @@ def load(
     if name == "digits":
         return _digits(batch, seed, examples)
     if name == "glyphs":
-        return _glyphs(batch, seed, data_dir, examples)
+        return glyph_set(glyph_arrays(data_dir), batch=batch, seed=seed, examples=examples)
     if name in ("cifar10", "imagenet2012"):
         return _prepared(name, batch, seed, data_dir, examples)
     raise ValueError(f"Got the data set {name!r}, expected one of {', '.join(NAMES)}.")
 
 
-def glyph_arrays(folder: str | os.PathLike[str] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def glyph_arrays(
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    name: str = "glyphs",
+    train_faces: Sequence[str] = glyphs.TRAIN_FACES,
+    test_faces: Sequence[str] = glyphs.TEST_FACES,
+) -> Arrays:
     """Training images and classes, test images and classes of glyphs, as bytes; drawn at the first call.
 
+    Args:
+        folder: where generated sets are stored; None for the usual place.
+        name: of the set, for its folder.
+        train_faces: faces of the training images.
+        test_faces: faces of the test images.
+
     Raises:
-        ValueError: the stored set is damaged.
+        ValueError: the stored set is damaged or another one.
     """
+    faces_of = {"train": tuple(train_faces), "test": tuple(test_faces)}
     settings = {
         "set": "glyphs",
         "version": glyphs.VERSION,
         "examples": _GLYPHS,
-        "faces": {"train": glyphs.TRAIN_FACES, "test": glyphs.TEST_FACES},
+        "faces": faces_of,
         "difficulty": dataclasses.asdict(glyphs.Difficulty()),
     }
 
     def draw() -> dict[str, np.ndarray]:
         arrays = {}
-        for split, faces in (("train", glyphs.TRAIN_FACES), ("test", glyphs.TEST_FACES)):
+        for split, faces in faces_of.items():
             images, labels = glyphs.draw(_GLYPHS[split], faces, seed=_SPLIT_SEEDS[split])
             arrays.update({f"{split}_images": images, f"{split}_labels": labels})
         return arrays
 
-    arrays = stored.stored(pathlib.Path(folder or stored.DEFAULT_FOLDER, "glyphs"), settings, draw)
+    arrays = stored.stored(pathlib.Path(folder or stored.DEFAULT_FOLDER, name), settings, draw)
     return arrays["train_images"], arrays["train_labels"], arrays["test_images"], arrays["test_labels"]
+
+
+def glyph_set(arrays: Arrays, *, batch: int, seed: int, examples: int | None = None) -> ImageSet:
+    """Batches of images like glyphs, from training images and classes, test images and classes."""
+    train_images, train_labels, test_images, test_labels = arrays
+
+    def moved(image: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        return _shifted(image, keys, 2, "REFLECT")
+
+    return _in_memory(
+        "glyphs", (train_images, train_labels), (test_images, test_labels), moved, normalized_glyphs,
+        classes=len(glyphs.CHARACTERS), shape=(glyphs.SIZE, glyphs.SIZE, 3), batch=batch, seed=seed, examples=examples,
+    )  # fmt: skip
 
 
 def normalized_glyphs(images: np.ndarray | tf.Tensor) -> tf.Tensor:
@@ -127,10 +154,7 @@ def _digits(batch: int, seed: int, examples: int | None) -> ImageSet:
     )  # fmt: skip
 
 
-def _glyphs(batch: int, seed: int, folder: str | os.PathLike[str] | None, examples: int | None) -> ImageSet:
-    train_images, train_labels, test_images, test_labels = glyph_arrays(folder)
-
-    def moved(image: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+def moved(image: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         return _shifted(image, keys, 2, "REFLECT")
 
     return _in_memory(

@@ -21,6 +21,7 @@ import data as image_data
 import numpy as np
 import recipes
 import results
+import runs
 import tensorflow as tf
 import tf_keras as keras
 
@@ -246,7 +247,7 @@ class Run:
             batches = self.data.train(epoch)
             logs = model.fit(batches, initial_epoch=epoch, epochs=epoch + 1, callbacks=callbacks, verbose=0).history
             history.append({name: float(values[0]) for name, values in logs.items()})
-            write_json(log, history)
+            runs.write_json(log, history)
             done.assign(epoch + 1)
             manager.save()
         return history
@@ -276,7 +277,7 @@ class Run:
         record["file_accuracy"] = results.accuracy(run_file(tflite, images), labels)
         record["bytes"] = len(tflite)
         record["integer_only"] = tfqil.inspect(tflite).integer_only
-        write_json(folder / "record.json", record)
+        runs.write_json(folder / "record.json", record)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         return record
 
@@ -285,13 +286,6 @@ def run_file(tflite: bytes, images: np.ndarray) -> np.ndarray:
     """The first output of a file for many images."""
     starts = range(0, len(images), _FILE_BATCH)
     return np.concatenate([runtime.run(tflite, [images[start : start + _FILE_BATCH]])[0] for start in starts])
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a file as a whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
 
 
 def rates(rate: float, drops: Sequence[float], steps: int) -> Any:

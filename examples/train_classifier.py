@@ -11,7 +11,6 @@ a record (`record.json`); the table at the end has them all.
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -20,6 +19,7 @@ import data as image_data
 import protocol
 import results
 import rich.table
+import runs
 import tensorflow as tf
 import tf_keras as keras
 from absl import app, flags, logging
@@ -70,7 +70,7 @@ def main(_: list[str]) -> None:
         for widths in stages[1:]:
             protocol.config_for(_METHOD.value, widths)
         run = _run()
-        require_same_run(run.folder, described(run.settings))
+        runs.require_same_run(run.folder, described(run.settings))
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from None
     records = []
@@ -130,40 +130,6 @@ def described(settings: protocol.Settings) -> dict[str, Any]:
     chosen = (_DATA, _NETWORK, _WIDTH, _METHOD, _EDGE_BITS, _INTERVALS, _RHO, _MIXED_PRECISION, _SEED, _EXAMPLES)
     described = {flag.name: flag.value for flag in chosen} | dataclasses.asdict(settings)
     return {**described, "schedule": _SCHEDULE.value}
-
-
-def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:
-    """Notes in the folder what is trained there, or compares it with the note.
-
-    Raises:
-        ValueError: another run, or a folder of something else; nothing is changed.
-    """
-    description = json.loads(json.dumps(description))
-    note = folder / "run.json"
-    if note.is_file():
-        try:
-            found = json.loads(note.read_text())
-            stages = found["schedule"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"Got {note}, which is damaged, expected what a run wrote: choose another --directory."
-            ) from None
-        wanted = description["schedule"]
-        if stages[: len(wanted)] == wanted[: len(stages)]:
-            found["schedule"] = wanted
-        differing = [name for name in description if found.get(name) != description[name]]
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"Got --{name}={description[name]} for the run in {folder}, which has {found.get(name)}, expected the "
-                "same settings: choose another --directory."
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise ValueError(
-            f"Got the folder {folder}, which holds no run, expected an empty one: choose another --directory."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    protocol.write_json(note, description)
 
 
 def table(records: list[dict[str, Any]], title: str) -> rich.table.Table:
