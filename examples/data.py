@@ -154,15 +154,6 @@ def _digits(batch: int, seed: int, examples: int | None) -> ImageSet:
     )  # fmt: skip
 
 
-def moved(image: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        return _shifted(image, keys, 2, "REFLECT")
-
-    return _in_memory(
-        "glyphs", (train_images, train_labels), (test_images, test_labels), moved, normalized_glyphs,
-        classes=len(glyphs.CHARACTERS), shape=train_images.shape[1:], batch=batch, seed=seed, examples=examples,
-    )  # fmt: skip
-
-
 def _in_memory(
     name: str,
     train: tuple[np.ndarray, np.ndarray],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -64,6 +65,8 @@ def _listed(shapes: list[tuple[int | None, ...]]) -> str:
 
 class _Student(_host.Model):  # type: ignore[misc, valid-type]
     """Takes its labels from a teacher, whose variables are not its own."""
+
+    _labels: Callable[[Any], list[tf.Tensor]]
 
     def taught_by(self, teacher: Any) -> None:
         # A function and not the model, which Keras would track: its weights would be trained and saved.
