@@ -262,7 +262,8 @@ def reads_integers(layer: Any) -> bool:
 def always_trains(layer: Any) -> bool:
     """Whether a call in a functional graph has training=True, which then holds in inference too."""
     calls = [(node.call_args[1:], node.call_kwargs.get("training")) for node in layer.inbound_nodes]
-    return any(keyword is True or True in positional for positional, keyword in calls)
+    # By identity: a symbolic tensor among the arguments, as of attention, cannot be compared.
+    return any(value is True for positional, keyword in calls for value in (*positional, keyword))
 
 
 def is_recurrent(layer: Any) -> bool:

@@ -44,7 +44,28 @@ def states(x: Any) -> Any:
     return layers.Concatenate()([hidden, layers.Dense(3)(cell), *others])
 
 
+def beside_its_input(x: Any) -> Any:
+    """A ReLU whose input is joined to it, so that both are on one grid with negative values."""
+    x = layers.Conv2D(4, 3)(x)
+    return layers.Concatenate()([x, layers.ReLU()(x)])
+
+
+def half_clipped(x: Any) -> Any:
+    """A ReLU on one half of the channels."""
+    first, second = tf.split(layers.Conv2D(4, 3)(x), 2, axis=-1)
+    return tf.concat([second, tf.nn.relu(first)], -1)
+
+
+def attended(x: Any) -> Any:
+    """A layer whose positional arguments are tensors."""
+    x = layers.Dense(4, activation="relu")(x)
+    return layers.MultiHeadAttention(2, 3)(x, x)
+
+
 MODELS = {
+    "a ReLU beside its input": (IMAGE, beside_its_input),
+    "a ReLU of half the channels": (IMAGE, half_clipped),
+    "attention": (SERIES, attended),
     "sums whose parts would have taken names": (IMAGE, added_twice),
     "separable beside the name of its part": (
         IMAGE,
@@ -112,6 +133,19 @@ def test_what_computes_with_a_mask_stays_in_float_with_a_reason():
     got = runtime.run(tflite, [examples.astype(np.int32)])[0]
     expected = q_model.predict(examples, verbose=0)
     assert np.abs(got - expected).mean() < 0.01 * expected.std()
+
+
+def test_what_follows_an_embedding_is_quantized():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12,), dtype="int32")
+    x = layers.GlobalAveragePooling1D()(layers.Embedding(20, 6, name="table")(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Dense(8, activation="relu")(x)))
+    examples = np.random.default_rng(0).integers(0, 20, (32, 12)).astype(np.int32)
+    q_model = networks.calibrated_on(model, examples, 8, 8)
+    in_float = [row.layer for row in tfqil.placements(q_model) if "stays in float" in row.reason]
+    assert in_float == ["table"]
+    assert _distance(model, q_model, examples) < LARGEST_DISTANCE
+    tfqil.convert(q_model, "int8")  # Lets no more than the table compute in float.
 
 
 @pytest.mark.parametrize("largest", [1e-3, 1e-5, 1e-7, 1e-12])

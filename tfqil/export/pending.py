@@ -256,8 +256,9 @@ class Shift(Pending):
     source: Quantized
 
     def emit(self, target: Target) -> Any:
-        """A SUB; nothing if the grids are the same."""
-        if self.source.grid == target.grid and not target.lower and target.activation != "relu6":
+        """A SUB; nothing if the grids are the same, and no value of theirs is cut off."""
+        clips = target.activation == "relu6" or (target.activation == "relu" and target.grid.zero_point > -128)
+        if self.source.grid == target.grid and not target.lower and not clips:
             return self.source.tensor
         layer = integer.IntegerShift(
             name=self.name,

@@ -114,7 +114,10 @@ class Planner:
             elif kind is Kind.LINEAR:
                 is_edge = self._kernels[node.layer.name].quantizer is None
             else:
-                is_edge = all(tensor in edge_tensors for tensor in node.inputs) or not _host.is_floating(node)
+                # An embedding is no edge: it reads integers since it cannot read anything else.
+                looks_up = kind is None and self._edge_bits is not None and _host.reads_integers(node.layer)
+                follows = all(tensor in edge_tensors for tensor in node.inputs) and not looks_up
+                is_edge = follows or not _host.is_floating(node)
             if is_edge:
                 edge_tensors.update(node.outputs)
             if is_edge or kind is None:
