@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import data as image_data
+import fitting
 import numpy as np
 import recipes
 import results
@@ -82,7 +83,7 @@ SETTINGS = {
         batch=128, float_epochs=200, epochs=150, float_rate=0.1, rate=0.01,
         float_drops=(100 / 200, 150 / 200, 180 / 200), drops=(60 / 150, 90 / 150, 120 / 150),
     ),
-    "glyphs": Settings(batch=128, float_epochs=15, epochs=5, float_rate=0.05, rate=0.02, weight_decay=5e-4),
+    "glyphs": Settings(batch=128, float_epochs=15, epochs=5, float_rate=0.05, rate=0.05, weight_decay=5e-4),
     "digits": Settings(batch=64, float_epochs=60, epochs=15, float_rate=0.05, rate=0.02),
 }  # fmt: skip
 
@@ -157,6 +158,8 @@ class Run:
         jit: compile the training step with XLA.
         strategy: spreads the training over devices.
         storage: how the files store weights.
+        float_folder: the stage of a float network that another run has trained; None for that of this run.
+        prepare: what is done to a quantized model before it is trained, such as freezing some of it.
     """
 
     folder: pathlib.Path
@@ -170,6 +173,8 @@ class Run:
     jit: bool = False
     strategy: Any = None
     storage: str = "fastest"
+    float_folder: pathlib.Path | None = None
+    prepare: Callable[[keras.Model], Any] = lambda model: None
 
     def stage(self, widths: Widths, before: Widths | None) -> dict[str, Any]:
         """Trains a stage to its end, or returns its record if it is there."""
@@ -182,7 +187,8 @@ class Run:
             model = self._start(widths, before)
             epochs = self.settings.float_epochs if widths.is_float else self.settings.epochs
             self._compile(model, widths, epochs)
-        history = self._fit(model, widths, epochs, folder)
+        callbacks = [] if widths.is_float else self._callbacks(epochs)
+        history = fitting.fit(model, self.data, epochs, folder, callbacks)
         return self._finish(model, widths, history, folder, time.perf_counter() - started)
 
     def _scope(self) -> Any:
@@ -192,12 +198,15 @@ class Run:
         """The model of a stage before its first step."""
         if before is None:
             return self.network()
-        previous = tfqil.load_model(self.folder / before.name / "model.keras", compile=False)
+        folder = (self.float_folder if before.is_float else None) or self.folder / before.name
+        previous = tfqil.load_model(folder / "model.keras", compile=False)
         if before.is_float:
             model = tfqil.quantize_model(previous, self.scheme(config_for(self.method, widths)))
         else:
             model = tfqil.with_bits(previous, widths.weights, widths.activations, intervals=self.intervals)
-        return tfqil.calibrate(model, self.data.train(0))
+        model = tfqil.calibrate(model, self.data.train(0))
+        self.prepare(model)
+        return model
 
     def _compile(self, model: keras.Model, widths: Widths, epochs: int) -> None:
         settings = self.settings
@@ -206,7 +215,7 @@ class Run:
         )
         steps = epochs * (self.data.train_examples // settings.batch)
         optimizer = keras.optimizers.SGD(
-            rates(rate, drops, steps), momentum=settings.momentum, weight_decay=settings.weight_decay
+            fitting.rates(rate, drops, steps), momentum=settings.momentum, weight_decay=settings.weight_decay
         )
         if not widths.is_float:
             # Decay would draw intervals to nothing; their loss is that of the task.
@@ -231,26 +240,6 @@ class Run:
 
     def _callbacks(self, epochs: int) -> list[keras.callbacks.Callback]:
         return [recipes.relaxation_schedule(epochs, _EXACT_SHARE)] if self.method == "binary_relax" else []
-
-    def _fit(self, model: keras.Model, widths: Widths, epochs: int, folder: pathlib.Path) -> list[dict[str, float]]:
-        """Trains epoch by epoch from the last checkpoint, and returns what each epoch logged."""
-        folder.mkdir(parents=True, exist_ok=True)
-        done = tf.Variable(0, dtype=tf.int64, trainable=False)
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, done=done)
-        manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoint"), max_to_keep=1)
-        if manager.latest_checkpoint:
-            checkpoint.restore(manager.latest_checkpoint)
-        log = folder / "history.json"
-        history = json.loads(log.read_text())[: int(done)] if log.is_file() else []
-        callbacks = [] if widths.is_float else self._callbacks(epochs)
-        for epoch in range(int(done), epochs):
-            batches = self.data.train(epoch)
-            logs = model.fit(batches, initial_epoch=epoch, epochs=epoch + 1, callbacks=callbacks, verbose=0).history
-            history.append({name: float(values[0]) for name, values in logs.items()})
-            runs.write_json(log, history)
-            done.assign(epoch + 1)
-            manager.save()
-        return history
 
     def _finish(
         self, model: keras.Model, widths: Widths, history: list[dict[str, float]], folder: pathlib.Path, seconds: float
@@ -286,12 +275,3 @@ def run_file(tflite: bytes, images: np.ndarray) -> np.ndarray:
     """The first output of a file for many images."""
     starts = range(0, len(images), _FILE_BATCH)
     return np.concatenate([runtime.run(tflite, [images[start : start + _FILE_BATCH]])[0] for start in starts])
-
-
-def rates(rate: float, drops: Sequence[float], steps: int) -> Any:
-    """The learning rate over the steps of a stage."""
-    schedules = keras.optimizers.schedules
-    if not drops:
-        return schedules.CosineDecay(rate, steps)
-    boundaries = [round(share * steps) for share in drops]
-    return schedules.PiecewiseConstantDecay(boundaries, [rate * 0.1**power for power in range(len(drops) + 1)])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import time
 
@@ -13,14 +11,14 @@ import numpy as np
 import pytest
 
 import tfqil
+from tests import scripts
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
-sys.path.append(str(EXAMPLES))
-import protocol  # noqa: E402
+sys.path.append(str(scripts.ROOT / "examples"))
+import fitting
+import protocol
 
 COMMAND = [
-    sys.executable,
-    str(EXAMPLES / "train_classifier.py"),
+    "examples/train_classifier.py",
     "--data=digits",
     "--network=vgg11",
     "--width=0.0625",
@@ -32,27 +30,14 @@ COMMAND = [
 SMALL = ["--schedule=32,4,2/4"]
 
 
-def start(folder: pathlib.Path, *arguments: str) -> subprocess.Popen[str]:
-    """The command as a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [*COMMAND, f"--directory={folder}", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
 def run(folder: pathlib.Path, *arguments: str) -> str:
     """What the command prints."""
-    process = start(folder, *arguments)
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
-    return out
+    return scripts.run(*COMMAND, f"--directory={folder}", *arguments)
 
 
 def refused(folder: pathlib.Path, *arguments: str) -> str:
     """The sentence that the command ends with."""
-    process = start(folder, *arguments)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 1
-    return errors.strip().splitlines()[-1]
+    return scripts.refused(*COMMAND, f"--directory={folder}", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +64,7 @@ class TestRun:
         assert {row.bits for row in placements if row.reason == "config of the scheme"} == {2}
 
     def test_a_killed_training_ends_as_one_that_was_not(self, finished, tmp_path):
-        process = start(tmp_path, *SMALL)
+        process = scripts.start(*COMMAND, f"--directory={tmp_path}", *SMALL)
         log = tmp_path / "4_4" / "history.json"
         deadline = time.monotonic() + 200
         while not log.is_file() and time.monotonic() < deadline and process.poll() is None:
@@ -166,6 +151,6 @@ class TestSchedule:
 
     def test_the_papers_drop_their_rates_where_they_say(self):
         settings = protocol.SETTINGS["imagenet2012"]
-        rates = protocol.rates(settings.rate, settings.drops, 90 * 10)
+        rates = fitting.rates(settings.rate, settings.drops, 90 * 10)
         at = [float(rates(epoch * 10 + 5)) for epoch in (0, 19, 20, 39, 40, 60, 80, 89)]
         np.testing.assert_allclose(at, [0.04, 0.04, 4e-3, 4e-3, 4e-4, 4e-5, 4e-6, 4e-6], rtol=1e-5)
