@@ -8,7 +8,7 @@ import setuptools
 
 PLOTS = ["matplotlib>=3.8"]
 # The networks and data sets that the benchmarks and tests run: tfqil itself needs neither.
-ZOO = ["keras-cv>=0.9,<1", "tensorflow-datasets>=4.9"]
+ZOO = ["keras-cv>=0.9,<1", "pycocotools>=2.0.7", "tensorflow-datasets>=4.9"]
 DEVELOPMENT = ["hypothesis", "import-linter>=2", "mypy", "pytest>=8", "pytest-xdist", "ruff", "scikit-learn"]
 
 setuptools.setup(

@@ -171,7 +171,7 @@ def _in_memory(
     images = tf.data.Dataset.from_tensor_slices((np.array(train[0][:count]), train[1][:count].astype(np.int32)))
 
     def batches(epoch: int) -> Images:
-        order = images.shuffle(count, seed=_mixed(seed, epoch), reshuffle_each_iteration=False)
+        order = images.shuffle(count, seed=mixed(seed, epoch), reshuffle_each_iteration=False)
         return _batched(_augmented(order, augmented, normalized, seed, epoch), batch, training=True)
 
     tests = tf.data.Dataset.from_tensor_slices((np.array(test[0]), test[1].astype(np.int32)))
@@ -195,7 +195,7 @@ def _prepared(
 
     def opened(split: str, epoch: int | None) -> Images:
         # With a seed the order of the files is the same whenever the epoch is.
-        config = tfds.ReadConfig(shuffle_seed=None if epoch is None else _mixed(seed, epoch))
+        config = tfds.ReadConfig(shuffle_seed=None if epoch is None else mixed(seed, epoch))
         images = tfds.load(
             name, split=split, data_dir=data_dir, download=False, shuffle_files=epoch is not None, read_config=config
         )
@@ -225,7 +225,7 @@ def _prepared(
 
     def batches(epoch: int) -> Images:
         images = opened("train" if count == available else f"train[:{count}]", epoch)
-        images = images.shuffle(min(count, _SHUFFLED), seed=_mixed(seed, epoch), reshuffle_each_iteration=False)
+        images = images.shuffle(min(count, _SHUFFLED), seed=mixed(seed, epoch), reshuffle_each_iteration=False)
         return _batched(_augmented(images, augment, normalized, seed, epoch), batch, training=True)
 
     tests = tests.map(lambda image, label: (normalized(center(image)), label), tf.data.AUTOTUNE)
@@ -247,7 +247,7 @@ def _augmented(
     epoch: int,
 ) -> Images:
     def apply(position: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        keys = tf.stack([tf.constant(_mixed(seed, epoch), tf.int64), position])
+        keys = tf.stack([tf.constant(mixed(seed, epoch), tf.int64), position])
         return normalized(augmented(example[0], keys)), example[1]
 
     return images.enumerate().map(apply, num_parallel_calls=tf.data.AUTOTUNE)
@@ -257,7 +257,7 @@ def _batched(images: Images, batch: int, *, training: bool) -> Images:
     return images.batch(batch, drop_remainder=training).prefetch(tf.data.AUTOTUNE)
 
 
-def _mixed(seed: int, epoch: int) -> int:
+def mixed(seed: int, epoch: int) -> int:
     """One seed from that of the training and the number of the epoch, which no other pair shares by chance."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0] >> 1)
 

@@ -109,7 +109,7 @@ def draw(
 
 
 @functools.cache
-def _mask(face: str, character: str) -> Image.Image:
+def mask(face: str, character: str) -> Image.Image:
     """A glyph in white on black, its advance centered, on the canvas."""
     path = pathlib.Path(mpl.get_data_path(), "fonts", "ttf", f"{face}.ttf")
     font = ImageFont.truetype(str(path), _FONT_SIZE)
@@ -130,7 +130,7 @@ def letters_and_digits(path: pathlib.Path) -> bool:
 
 
 def _image(character: str, faces: tuple[str, ...], random: np.random.Generator, difficulty: Difficulty) -> np.ndarray:
-    glyph = _distorted(_mask(faces[random.integers(len(faces))], character), random, difficulty)
+    glyph = _distorted(mask(faces[random.integers(len(faces))], character), random, difficulty)
     strokes = _stroke_noise(glyph, random)
     clutter = _clutter(faces, random, difficulty)
     background, ink, other_ink = _colors(random, difficulty)
@@ -175,7 +175,7 @@ def _clutter(faces: tuple[str, ...], random: np.random.Generator, difficulty: Di
             draw.line(ends, fill=strength, width=int(random.integers(2, 7)))
             continue
         character = CHARACTERS[random.integers(len(CHARACTERS))]
-        piece = _mask(faces[random.integers(len(faces))], character)
+        piece = mask(faces[random.integers(len(faces))], character)
         direction = random.uniform(0, 2 * math.pi)
         distance = random.uniform(0.55, 0.75) * _CANVAS
         position = (round(distance * math.cos(direction)), round(distance * math.sin(direction)))
