@@ -4,6 +4,7 @@
 #   make setup PYTHON=python3.11   the same with an interpreter of your choice, 3.10 to 3.12
 #   make demo | test | check | bench
 #   make matrix                    runs the support matrix and writes docs/support.md; goes on where it stopped
+#   make accuracy                  trains every method and its peers, hours, and writes docs/accuracy.md; goes on likewise
 #   make clean                     removes everything that the targets above create
 
 SHELL := /bin/bash
@@ -36,7 +37,7 @@ endef
 # A stray Keras 3 setting in the caller's environment must not change what is tested.
 RUN := env TF_CPP_MIN_LOG_LEVEL=3 TF_USE_LEGACY_KERAS=1
 
-.PHONY: help python setup demo test matrix check bench clean
+.PHONY: help python setup demo test matrix accuracy check bench clean
 
 help:
 	@sed -n 's/^#   make/  make/p' Makefile
@@ -66,6 +67,12 @@ test: $(STAMP)
 # Not part of `test`: 21 architectures, 4 configs and 3 storages are 252 cells and take hours of CPU.
 matrix: $(STAMP)
 	$(RUN) $(BIN)/python benchmarks/support.py --markdown=docs/support.md
+
+# Not part of `test`: an hour of two cores per seed. The records are kept in docs/accuracy, so that a seed can be added.
+accuracy: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements-peers.txt
+	$(RUN) $(BIN)/python benchmarks/accuracy.py --records=docs/accuracy --markdown=docs/accuracy.md \
+	  --plot=docs/accuracy.png
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,151 @@
+"""The table and the picture of the accuracy benchmark."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.figure
+import rich.table
+
+_HEADINGS = ("bits W/A", "package", "method", "epochs", "Keras %", "file %", "to float", "per seed", "integer-only")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A cell over the seeds.
+
+    Attributes:
+        records: one per seed that has the cell.
+    """
+
+    records: list[dict[str, Any]]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.records[0][name]
+
+    @property
+    def trained(self) -> list[dict[str, Any]]:
+        """The records of those that could be trained."""
+        return [record for record in self.records if "keras_accuracy" in record]
+
+    @property
+    def gaps(self) -> list[float]:
+        """Points above the float network of the same seed: of the file, or of Keras where there is no file."""
+        return [
+            record.get("file_accuracy", record["keras_accuracy"]) - record["float_accuracy"] for record in self.trained
+        ]
+
+    def mean(self, name: str) -> float | None:
+        """The mean over the seeds, if all have the value."""
+        values = [record[name] for record in self.trained if name in record]
+        return statistics.fmean(values) if values and len(values) == len(self.records) else None
+
+
+def result(record: dict[str, Any]) -> str:
+    """A record as a few words."""
+    if "reason" in record:
+        return str(record["reason"])
+    file = f"file {record['file_accuracy']:.2f}" if "file_accuracy" in record else record["no_file"]
+    return f"{record['keras_accuracy']:.2f} %, {file}, {record['seconds']:.0f} s"
+
+
+def rows(all_records: Sequence[dict[str, dict[str, Any]]]) -> list[Row]:
+    """The rows, with equal bits together, the widest first and the best of them first."""
+    names = dict.fromkeys(name for records in all_records for name in records)
+    found = [Row(records=[records[name] for records in all_records if name in records]) for name in names]
+
+    def order(row: Row) -> tuple[list[int], float]:
+        weights, activations = map(int, row["bits"].split("/"))
+        return [-min(weights, 9), -activations], -statistics.fmean(row.gaps or [-100.0])
+
+    return sorted(found, key=order)
+
+
+def table(all_rows: Sequence[Row]) -> rich.table.Table:
+    """For the terminal."""
+    made = rich.table.Table(title="Accuracy on glyphs, VGG-11", caption=_caption(all_rows))
+    for heading in _HEADINGS:
+        made.add_column(heading, justify="left" if heading in ("package", "method") else "right")
+    for row in all_rows:
+        made.add_row(*_texts(row))
+    return made
+
+
+def document(all_rows: Sequence[Row], settings: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    lines = [
+        "# Accuracy",
+        "",
+        f"What `make accuracy` measured: VGG-11 x {settings['width']:g} on glyphs, {settings['float_epochs']} epochs "
+        "in float, then each row from the float network of its seed, with SGD and the same rates, batches and epochs "
+        f"({settings['epochs']} for each stage of progressive finetuning; a direct method has as many as the stages up "
+        f"to its widths). {_caption(all_rows)}",
+        "",
+        "![Accuracy against the float network](accuracy.png)",
+        "",
+        "| " + " | ".join(_HEADINGS) + " |",
+        "|" + "---|" * len(_HEADINGS),
+        *("| " + " | ".join(_texts(row)) + " |" for row in all_rows),
+    ]
+    reasons = {text for row in all_rows for record in row.records if (text := _remark(record))}
+    return "\n".join([*lines, "", *(f"- {reason}" for reason in sorted(reasons)), ""])
+
+
+def plot(all_rows: Sequence[Row], path: pathlib.Path) -> None:
+    """Points above or below float, one panel per widths, a bar per method and a dot per seed."""
+    shown = [row for row in all_rows if row.gaps]
+    labels = [f"{row['bits']}  {_name(row)}" for row in shown]
+    figure = matplotlib.figure.Figure(figsize=(9, 0.28 * len(shown) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    colors = ["tab:blue" if row["package"] == "tfqil" else "tab:gray" for row in shown]
+    places = range(len(shown))
+    axes.barh(places, [statistics.fmean(row.gaps) for row in shown], color=colors, alpha=0.6)
+    for place, row in zip(places, shown, strict=True):
+        axes.plot(row.gaps, [place] * len(row.gaps), "k.", markersize=3)
+    for place, (before, row) in enumerate(itertools.pairwise(shown), start=1):
+        if before["bits"] != row["bits"]:
+            axes.axhline(place - 0.5, color="black", linewidth=0.5)
+    axes.set_yticks(places, labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("points of accuracy above the float network (bar: mean, dots: seeds; blue: tfqil)")
+    axes.set_xlim(left=max(-20.0, min(min(row.gaps) for row in shown) - 0.5))
+    figure.savefig(path, dpi=120)
+
+
+def _name(row: Row) -> str:
+    return f"{row['method']}" if row["package"] in ("tfqil", "-") else f"{row['package']} {row['method']}"
+
+
+def _texts(row: Row) -> list[str]:
+    keras_mean, file_mean = row.mean("keras_accuracy"), row.mean("file_accuracy")
+    no_file = "no integer file" if row.trained else "-"
+    return [
+        row["bits"],
+        row["package"],
+        row["method"],
+        str(row["epochs"]),
+        "fails" if keras_mean is None else f"{keras_mean:.2f}",
+        no_file if file_mean is None else f"{file_mean:.2f}",
+        f"{statistics.fmean(row.gaps):+.2f}" if row.gaps else "-",
+        " ".join(f"{gap:+.2f}" for gap in row.gaps) or "-",
+        "yes" if row.trained and all(record.get("integer_only") for record in row.records) else "no",
+    ]
+
+
+def _caption(all_rows: Sequence[Row]) -> str:
+    seeds = max((len(row.records) for row in all_rows), default=0)
+    return (
+        f"Means over {seeds} seed{'s' if seeds != 1 else ''}; to float: points above the float network of the seed, of "
+        "the file, or of Keras where there is none."
+    )
+
+
+def _remark(record: dict[str, Any]) -> str | None:
+    reason = record.get("reason") or record.get("no_file")
+    return reason and f"{record['package']} {record['method']} {record['bits']}: {reason}."
