@@ -90,7 +90,9 @@ def convert(
     try:
         converted = _converted(plain, *names)
     except Exception as error:  # The converter's own class is not public.
-        raise _not_converted(q_model, error) from error
+        if (sentence := _not_converted(q_model, error)) is None:
+            raise
+        raise ValueError(sentence) from error
     tflite = pack(order_like(converted, *names), storage)
     report = inspect(tflite)
     if not report.integer_only and not allow_float:
@@ -134,13 +136,13 @@ def _converted(plain: Any, input_names: Sequence[str], output_names: Sequence[st
     return content
 
 
-def _not_converted(q_model: Any, error: Exception) -> Exception:
+def _not_converted(q_model: Any, error: Exception) -> str | None:
     """A sentence about what the converter refuses, if it is a float layer that may be the reason."""
     in_float = float_layers(q_model)
     missing = re.search(r"(?:TF Select|Custom) ops: ([^\n]+)", str(error))
     if not in_float or missing is None:
-        return error
-    return ValueError(
+        return None
+    return (
         f"Got the TensorFlow operators {missing[1]}, which LiteRT does not have, expected others: replace the layer "
         f"they come from, which is one of those in float, {with_reasons(in_float)}."
     )

@@ -9,6 +9,7 @@ LiteRT has three sets of CPU kernels, and they round differently (`arithmetic.py
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 
@@ -223,17 +224,18 @@ def _resize_open(interpreter: Interpreter, size: int) -> None:
 
 def _allocated(tflite: bytes, threads: int = 1) -> Interpreter:
     """An interpreter that is ready for one example, open dimensions of the smallest of some sizes that will do."""
-    for size in _OPEN_SIZES:
-        interpreter = _interpreter(tflite, "xnnpack", threads)
-        _resize_open(interpreter, size)
-        try:
-            _allocate(interpreter, "xnnpack")
-        except ValueError:
-            if size == _OPEN_SIZES[-1]:
-                raise
-        else:
-            return interpreter
-    raise AssertionError("the last size either returns or raises")
+    *smaller, last = _OPEN_SIZES
+    for size in smaller:
+        with contextlib.suppress(ValueError):
+            return _allocated_at(tflite, threads, size)
+    return _allocated_at(tflite, threads, last)
+
+
+def _allocated_at(tflite: bytes, threads: int, size: int) -> Interpreter:
+    interpreter = _interpreter(tflite, "xnnpack", threads)
+    _resize_open(interpreter, size)
+    _allocate(interpreter, "xnnpack")
+    return interpreter
 
 
 def _set_random_inputs(interpreter: Interpreter, random: np.random.Generator) -> None:
