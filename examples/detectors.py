@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras_cv
@@ -15,7 +15,6 @@ from tfqil.export import runtime
 _LEVELS = (1, 2, 3)
 # Channels and blocks of the stages; small networks that train in minutes have a share of the channels.
 _CHANNELS, _DEPTH = (64, 128, 256, 512), (1, 1, 1, 1)
-_BATCH = 50
 
 
 class Detector:
@@ -63,19 +62,15 @@ class Detector:
         """What keras-cv trains with: complete IoU for boxes, binary cross-entropy for classes."""
         return self._yolo.compute_loss(images, labels, outputs)
 
-    def decode(self, outputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Boxes (left, top, right, bottom), classes and scores of each image."""
-        found = []
-        for start in range(0, len(outputs["boxes"]), _BATCH):
-            part = {name: tf.constant(array[start : start + _BATCH]) for name, array in outputs.items()}
-            decoded = self._yolo.decode_predictions(part, tf.zeros((len(part["boxes"]), *self._shape)))
-            boxes, classes, scores = (np.asarray(decoded[name]) for name in ("boxes", "classes", "confidence"))
-            there = classes >= 0
-            found += [
-                {"boxes": boxes[image][valid], "classes": classes[image][valid], "scores": scores[image][valid]}
-                for image, valid in enumerate(there)
-            ]
-        return found
+    def decode(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Boxes (left, top, right, bottom), classes and scores of each image of a batch."""
+        tensors = {name: tf.constant(array) for name, array in outputs.items()}
+        decoded = self._yolo.decode_predictions(tensors, tf.zeros((len(tensors["boxes"]), *self._shape)))
+        boxes, classes, scores = (np.asarray(decoded[name]) for name in ("boxes", "classes", "confidence"))
+        return [
+            {"boxes": boxes[image][there], "classes": classes[image][there], "scores": scores[image][there]}
+            for image, there in enumerate(classes >= 0)
+        ]
 
 
 class Trainer(keras.Model):
@@ -106,11 +101,10 @@ class Trainer(keras.Model):
 
 
 def run_network(network: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
-    """`boxes` and `classes` of a Keras model."""
-    return dict(network.predict(images, batch_size=_BATCH, verbose=0))
+    """`boxes` and `classes` of a Keras model for a batch."""
+    return dict(network.predict_on_batch(images))
 
 
-def run_file(tflite: bytes, images: np.ndarray, names: Sequence[str] = ("boxes", "classes")) -> dict[str, np.ndarray]:
-    """`boxes` and `classes` of a file, whose outputs are in the order of their names."""
-    parts = [runtime.run(tflite, [images[start : start + _BATCH]]) for start in range(0, len(images), _BATCH)]
-    return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*parts, strict=True), strict=True)}
+def run_file(tflite: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
+    """`boxes` and `classes` of a file, whose outputs are in the order of their names, for a batch."""
+    return dict(zip(("boxes", "classes"), runtime.run(tflite, [images]), strict=True))

@@ -11,11 +11,12 @@ images. A run that was stopped goes on with the epoch where it stopped.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 import pathlib
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import average_precision
@@ -45,9 +46,9 @@ _SIZE = flags.DEFINE_integer("size", 128, "Height and width of the images; a mul
 _WIDTH = flags.DEFINE_float("width", 0.25, "Share of the backbone's channels.", lower_bound=0.01)
 _BATCH = flags.DEFINE_integer("batch", 16, "Examples per step.", lower_bound=1)
 _FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 40, "Epochs of the float network.", lower_bound=1)
-_EPOCHS = flags.DEFINE_integer("epochs", 10, "Epochs of each quantized network.", lower_bound=1)
+_EPOCHS = flags.DEFINE_integer("epochs", 15, "Epochs of each quantized network.", lower_bound=1)
 _FLOAT_RATE = flags.DEFINE_float("float_rate", 2e-3, "Learning rate of Adam at the start; it falls to 0 as a cosine.")
-_RATE = flags.DEFINE_float("rate", 5e-4, "The same of the quantized networks.")
+_RATE = flags.DEFINE_float("rate", 2e-3, "The same of the quantized networks.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, batches and augmentation.")
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Training images to use; all without.", lower_bound=1)
 _DETERMINISTIC = flags.DEFINE_bool(
@@ -56,19 +57,31 @@ _DETERMINISTIC = flags.DEFINE_bool(
 
 # Gradients of more than this length are shortened, as keras-cv's own example of YOLOV8 has it.
 _LONGEST_GRADIENT = 10.0
-_VERIFIED = 50
 _PICTURES = 4
 # What the picture shows.
 _LEAST_SCORE = 0.4
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Test:
-    """Images and objects of the test."""
+Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
-    images: np.ndarray
-    truths: list[dict[str, np.ndarray]]
-    classes: tuple[str, ...]
+
+class Test:
+    """Images and objects of the test; the images are read batch by batch, since those of VOC do not fit into memory."""
+
+    def __init__(self, data: detection_data.DetectionSet):
+        self._batches = data.test
+        self.classes = data.classes
+        self.images = next(data.test.as_numpy_iterator())[0]
+        self.truths = []
+        for _, labels in data.test.as_numpy_iterator():
+            for boxes, classes, difficult in zip(labels["boxes"], labels["classes"], labels["difficult"], strict=True):
+                there = classes >= 0
+                truth = {"boxes": boxes[there], "classes": classes[there], "difficult": difficult[there]}
+                self.truths.append(truth)
+
+    def detections(self, run: Run, detector: detectors.Detector) -> list[dict[str, np.ndarray]]:
+        """What is found in each image; `run` gives the outputs of a network for a batch."""
+        return [found for images, _ in self._batches.as_numpy_iterator() for found in detector.decode(run(images))]
 
     def precision(self, detections: list[dict[str, np.ndarray]]) -> dict[str, float]:
         """The mean average precision."""
@@ -96,7 +109,7 @@ def main(_: list[str]) -> None:
         runs.require_same_run(folder, {flag.name: flag.value for flag in chosen})
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from None
-    test = _test(data)
+    test = Test(data)
     records = []
     for bits in stages:
         keras.utils.set_random_seed(_SEED.value)
@@ -117,16 +130,6 @@ def _stages(texts: list[str]) -> list[int]:
             f"Got --schedule={','.join(texts)}, expected 32, the float network, and then bits from 2 to 6."
         )
     return [int(text) for text in texts]
-
-
-def _test(data: detection_data.DetectionSet) -> Test:
-    batches = list(data.test.as_numpy_iterator())
-    truths = []
-    for _, labels in batches:
-        for boxes, classes, difficult in zip(labels["boxes"], labels["classes"], labels["difficult"], strict=True):
-            there = classes >= 0
-            truths.append({"boxes": boxes[there], "classes": classes[there], "difficult": difficult[there]})
-    return Test(images=np.concatenate([images for images, _ in batches]), truths=truths, classes=data.classes)
 
 
 def stage(bits: int, folder: pathlib.Path, data: detection_data.DetectionSet, test: Test) -> dict[str, Any]:
@@ -166,8 +169,8 @@ def _finish(
     else:
         tflite = tfqil.convert(network)
     (own / "model.tflite").write_bytes(tflite)
-    of_keras = detector.decode(detectors.run_network(network, test.images))
-    of_file = detector.decode(detectors.run_file(tflite, test.images))
+    of_keras = test.detections(functools.partial(detectors.run_network, network), detector)
+    of_file = test.detections(functools.partial(detectors.run_file, tflite), detector)
     record = {
         "stage": own.name,
         "epochs": len(history),
@@ -178,7 +181,7 @@ def _finish(
         "bytes": len(tflite),
         "integer_only": tfqil.inspect(tflite).integer_only,
         "differing_from_deployable": (
-            None if is_float else tfqil.verify(network, tflite, test.images[:_VERIFIED]).differing_from_deployable
+            None if is_float else tfqil.verify(network, tflite, test.images).differing_from_deployable
         ),
         "shown": [{name: array.tolist() for name, array in found.items()} for found in of_file[:_PICTURES]],
     }

@@ -81,7 +81,7 @@ class TestRun:
     def test_other_settings_are_refused(self, finished):
         folder, _ = finished
         assert scripts.refused(*command(folder), "--rate=0.1", before=FEWER) == (
-            f"Got --rate=0.1 for the run in {folder}, which has 0.0005, expected the same settings: choose another "
+            f"Got --rate=0.1 for the run in {folder}, which has 0.002, expected the same settings: choose another "
             "--directory."
         )
 
