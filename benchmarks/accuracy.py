@@ -34,7 +34,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the generated set is st
 _MARKDOWN = flags.DEFINE_string("markdown", None, "Markdown file of the table, such as docs/accuracy.md.")
 _PLOT = flags.DEFINE_string("plot", None, "Picture of the table, such as docs/accuracy.png.")
 _WIDTH = flags.DEFINE_float("width", 0.25, "Share of the network's channels.", lower_bound=0.01)
-_FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 15, "Epochs of the float network.", lower_bound=1)
+_FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 30, "Epochs of the float network.", lower_bound=1)
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of a stage of progressive finetuning.", lower_bound=1)
 _EXAMPLES = flags.DEFINE_integer("examples", None, "Training images to use; all without.", lower_bound=1)
 

@@ -36,7 +36,7 @@ _DIRECTORY = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the generated sets are stored.")
 _BITS = flags.DEFINE_integer("bits", 4, "Bits of weights and activations.", lower_bound=2, upper_bound=8)
 _WIDTH = flags.DEFINE_float("width", 0.25, "Share of the network's channels.", lower_bound=0.01)
-_FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 10, "Epochs of the float network.", lower_bound=1)
+_FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 20, "Epochs of the float network.", lower_bound=1)
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of each quantized copy.", lower_bound=1)
 _RATE = flags.DEFINE_float("rate", 5e-4, "Learning rate of Adam at the start; it falls to 0 as a cosine.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, batches and generated images.")

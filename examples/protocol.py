@@ -83,7 +83,7 @@ SETTINGS = {
         batch=128, float_epochs=200, epochs=150, float_rate=0.1, rate=0.01,
         float_drops=(100 / 200, 150 / 200, 180 / 200), drops=(60 / 150, 90 / 150, 120 / 150),
     ),
-    "glyphs": Settings(batch=128, float_epochs=15, epochs=5, float_rate=0.05, rate=0.05, weight_decay=5e-4),
+    "glyphs": Settings(batch=128, float_epochs=30, epochs=3, float_rate=0.05, rate=0.05, weight_decay=5e-4),
     "digits": Settings(batch=64, float_epochs=60, epochs=15, float_rate=0.05, rate=0.02),
 }  # fmt: skip
 
