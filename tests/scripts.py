@@ -42,14 +42,14 @@ def start(script: str, *arguments: str, before: str = "") -> subprocess.Popen[st
     )
 
 
-def run(script: str, *arguments: str, before: str = "", timeout: float = 400) -> str:
+def run(script: str, *arguments: str, before: str = "", timeout: float = 900) -> str:
     """What the script prints; it has to end well."""
     code, printed, errors = _ended(start(script, *arguments, before=before), timeout)
     assert code == 0, errors[-3000:]
     return printed
 
 
-def refused(script: str, *arguments: str, before: str = "", timeout: float = 300) -> str:
+def refused(script: str, *arguments: str, before: str = "", timeout: float = 600) -> str:
     """The sentence that the script ends with; it has to fail."""
     code, _, errors = _ended(start(script, *arguments, before=before), timeout)
     assert code == 1, errors[-3000:]
