@@ -54,8 +54,8 @@ class TestRun:
         folder, _ = finished
         inspected = tfqil.inspect((folder / "5_bits" / "model.tflite").read_bytes())
         convolutions = [weights for weights in inspected.weights if weights.operator == "CONV_2D"]
-        assert len(convolutions) == 44
-        assert sum(not weights.powers_of_two for weights in convolutions) <= 7  # The first one and six last ones.
+        assert len(convolutions) == 63
+        assert sum(not weights.powers_of_two for weights in convolutions) == 7  # The first one and six last ones.
 
     def test_a_killed_training_goes_on_to_the_same_end(self, finished, tmp_path):
         folder, _ = finished
