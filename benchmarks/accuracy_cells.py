@@ -12,13 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import accuracy_peers as peers
-import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 import data as image_data
-import fitting
 import protocol
 import results
 
@@ -121,7 +119,10 @@ def measure(cell: Cell, seed: Seed) -> dict[str, Any]:
 
 
 def _progressive(seed: Seed, epochs: int, *, name: str, stages: list[protocol.Widths]) -> dict[str, Any]:
-    """The last of some stages, each from the one before; those that another cell has trained are there."""
+    """The last of some stages, each from the one before and each with its share of the epochs.
+
+    Stages that another cell has trained are there.
+    """
     run = seed.run(name, "qil")
     record: dict[str, Any] = {}
     for before, widths in zip([FLOAT, *stages[:-1]], stages, strict=True):
@@ -167,16 +168,12 @@ def _peer(
     model = quantize(seed.float_network(), images)
     settings = seed.settings
     steps = epochs * (seed.data.train_examples // settings.batch)
-    optimizer = keras.optimizers.SGD(
-        fitting.rates(settings.rate, settings.drops, steps),
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = settings.sgd(settings.rate, settings.drops, steps)
     optimizer.exclude_from_weight_decay(var_names=["step:0$"])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
     history = [model.fit(seed.data.train(epoch), verbose=0).history for epoch in range(epochs)]
-    test_images, labels = (np.concatenate(part) for part in zip(*seed.data.test.as_numpy_iterator(), strict=True))
+    test_images, labels = seed.data.test_arrays()
     found = {
         "training_accuracy": history[-1]["accuracy"][0],
         "keras_accuracy": results.accuracy(model.predict(test_images, batch_size=250, verbose=0), labels),
@@ -207,9 +204,9 @@ def _widths(bits: str) -> protocol.Widths:
 
 
 def _ours(method: str, bits: str, stages: int, key: str, **changes: Any) -> Cell:
-    made = Cell(package=_OURS, method=method, bits=bits, stages=stages, measure=lambda seed, epochs: {})
-    direct = functools.partial(_direct, name=made.name, method=key, widths=_widths(bits), **changes)
-    return dataclasses.replace(made, measure=direct)
+    folder = f"{method} {bits}".lower().replace("/", "-").replace(" ", "_")
+    direct = functools.partial(_direct, name=folder, method=key, widths=_widths(bits), **changes)
+    return Cell(package=_OURS, method=method, bits=bits, stages=stages, measure=direct)
 
 
 def _stages(method: str, schedule: list[str], *, only_last: bool = False) -> list[Cell]:
@@ -274,7 +271,7 @@ def _equal_widths(bits: str) -> list[Cell]:
 
 
 CELLS = [
-    Cell(package="-", method="float, trained on", bits="32/32", stages=4, measure=_float_longer),
+    Cell(package="float", method="trained on", bits="32/32", stages=4, measure=_float_longer),
     *_stages("QIL progressive", ["5/5", "4/4", "3/3", "2/2"]),
     *_equal_widths("2/2"),
     _ours("QIL quantizers only", "2/2", 4, "qil", prepare=_only_quantizers, interval_rate=1.0),

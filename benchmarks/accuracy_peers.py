@@ -8,7 +8,6 @@ the range that loses least on one batch.
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -135,7 +134,7 @@ def _rounded(x: tf.Tensor) -> Any:
     return tf.round(x), lambda upstream: upstream
 
 
-@functools.partial(tf.custom_gradient)
+@tf.custom_gradient
 def _scaled_gradient(x: tf.Tensor, factor: tf.Tensor) -> Any:
     return tf.identity(x), lambda upstream: (upstream * factor, None)
 

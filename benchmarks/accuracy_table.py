@@ -119,7 +119,7 @@ def plot(all_rows: Sequence[Row], path: pathlib.Path) -> None:
 
 
 def _name(row: Row) -> str:
-    return f"{row['method']}" if row["package"] in ("tfqil", "-") else f"{row['package']} {row['method']}"
+    return row["method"] if row["package"] == "tfqil" else f"{row['package']} {row['method']}"
 
 
 def _texts(row: Row) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,13 +27,13 @@ def mean_average_precision(
         `map`: mean over the thresholds 0.50, 0.55 ... 0.95 of the intersection over union; `map50`: at 0.50, as VOC has
         it.
     """
-    truth = COCO()
+    truth, numbers = COCO(), itertools.count(1)
     truth.dataset = {
         "images": [{"id": number} for number in range(1, len(truths) + 1)],
         "categories": [{"id": number, "name": name} for number, name in enumerate(classes, start=1)],
         "annotations": [
             {
-                "id": 0,
+                "id": next(numbers),
                 "image_id": number,
                 "category_id": int(label) + 1,
                 "bbox": _corner_and_size(box),
@@ -43,8 +44,6 @@ def mean_average_precision(
             for box, label, difficult in zip(image["boxes"], image["classes"], image["difficult"], strict=True)
         ],
     }
-    for number, annotation in enumerate(truth.dataset["annotations"], start=1):
-        annotation["id"] = number
     found = [
         {
             "image_id": number,

@@ -59,6 +59,11 @@ class ImageSet:
     train: Callable[[int], Images]
     test: Images
 
+    def test_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """All images and classes of the test."""
+        images, classes = zip(*self.test.as_numpy_iterator(), strict=True)
+        return np.concatenate(images), np.concatenate(classes)
+
 
 def load(
     name: str, *, batch: int, seed: int = 0, data_dir: str | os.PathLike[str] | None = None, examples: int | None = None

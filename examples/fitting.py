@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import data as image_data
 import runs
 import tensorflow as tf
 import tf_keras as keras
@@ -15,12 +15,20 @@ import tf_keras as keras
 
 def fit(
     model: keras.Model,
-    data: image_data.ImageSet,
+    train: Callable[[int], tf.data.Dataset],
     epochs: int,
     folder: pathlib.Path,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict[str, float]]:
-    """Trains a compiled model from the last checkpoint in a folder, and returns what each epoch logged."""
+    """Trains a compiled model from the last checkpoint in a folder, and returns what each epoch logged.
+
+    Args:
+        model: compiled, with the variables of its optimizer built.
+        train: the batches of an epoch from its number.
+        epochs: how many there are in all.
+        folder: of the checkpoint and the log.
+        callbacks: of `model.fit`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     done = tf.Variable(0, dtype=tf.int64, trainable=False)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, done=done)
@@ -30,8 +38,9 @@ def fit(
     log = folder / "history.json"
     history = json.loads(log.read_text())[: int(done)] if log.is_file() else []
     for epoch in range(int(done), epochs):
-        batches = data.train(epoch)
-        logs = model.fit(batches, initial_epoch=epoch, epochs=epoch + 1, callbacks=list(callbacks), verbose=0).history
+        logs = model.fit(
+            train(epoch), initial_epoch=epoch, epochs=epoch + 1, callbacks=list(callbacks), verbose=0
+        ).history
         history.append({name: float(values[0]) for name, values in logs.items()})
         runs.write_json(log, history)
         done.assign(epoch + 1)
@@ -46,3 +55,15 @@ def rates(rate: float, drops: Sequence[float], steps: int) -> Any:
         return schedules.CosineDecay(rate, steps)
     boundaries = [round(share * steps) for share in drops]
     return schedules.PiecewiseConstantDecay(boundaries, [rate * 0.1**power for power in range(len(drops) + 1)])
+
+
+def save(model: keras.Model, folder: pathlib.Path) -> None:
+    """Writes `model.keras` as a whole or not at all."""
+    model.save(folder / "unfinished.keras")
+    (folder / "unfinished.keras").replace(folder / "model.keras")
+
+
+def finish(folder: pathlib.Path, record: dict[str, Any]) -> None:
+    """Notes that a stage is done; from then on its checkpoint is of no use."""
+    runs.write_json(folder / "record.json", record)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)

@@ -12,7 +12,6 @@ import functools
 import itertools
 import json
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +21,6 @@ import fitting
 import numpy as np
 import recipes
 import results
-import runs
 import tensorflow as tf
 import tf_keras as keras
 
@@ -71,6 +69,12 @@ class Settings:
     interval_rate: float = 0.01
     weight_decay: float = 1e-4
     momentum: float = 0.9
+
+    def sgd(self, rate: float, drops: Sequence[float], steps: int) -> keras.optimizers.SGD:
+        """The optimizer of a stage of some steps."""
+        return keras.optimizers.SGD(
+            fitting.rates(rate, drops, steps), momentum=self.momentum, weight_decay=self.weight_decay
+        )
 
 
 # ImageNet: of QIL and its re-implementation; CIFAR-10: of the re-implementation. The others: found by trying.
@@ -188,7 +192,7 @@ class Run:
             epochs = self.settings.float_epochs if widths.is_float else self.settings.epochs
             self._compile(model, widths, epochs)
         callbacks = [] if widths.is_float else self._callbacks(epochs)
-        history = fitting.fit(model, self.data, epochs, folder, callbacks)
+        history = fitting.fit(model, self.data.train, epochs, folder, callbacks)
         return self._finish(model, widths, history, folder, time.perf_counter() - started)
 
     def _scope(self) -> Any:
@@ -214,9 +218,7 @@ class Run:
             (settings.float_rate, settings.float_drops) if widths.is_float else (settings.rate, settings.drops)
         )
         steps = epochs * (self.data.train_examples // settings.batch)
-        optimizer = keras.optimizers.SGD(
-            fitting.rates(rate, drops, steps), momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
+        optimizer = settings.sgd(rate, drops, steps)
         if not widths.is_float:
             # Decay would draw intervals to nothing; their loss is that of the task.
             optimizer.exclude_from_weight_decay(var_names=[r"_(center|half_width|gamma|step):0$"])
@@ -245,7 +247,7 @@ class Run:
         self, model: keras.Model, widths: Widths, history: list[dict[str, float]], folder: pathlib.Path, seconds: float
     ) -> dict[str, Any]:
         """Tests, converts and verifies a trained model, and writes all that is left of it."""
-        images, labels = (np.concatenate(parts) for parts in zip(*self.data.test.as_numpy_iterator(), strict=True))
+        images, labels = self.data.test_arrays()
         record: dict[str, Any] = {
             "stage": widths.name,
             "method": None if widths.is_float else self.method,
@@ -254,8 +256,7 @@ class Run:
             "training_accuracy": history[-1]["accuracy"],
             "keras_accuracy": results.accuracy(model.predict(images, batch_size=_FILE_BATCH, verbose=0), labels),
         }
-        model.save(folder / "unfinished.keras")
-        (folder / "unfinished.keras").replace(folder / "model.keras")
+        fitting.save(model, folder)
         if widths.is_float:
             tflite = tf.lite.TFLiteConverter.from_keras_model(self._in_float32(model)).convert()
         else:
@@ -266,8 +267,7 @@ class Run:
         record["file_accuracy"] = results.accuracy(run_file(tflite, images), labels)
         record["bytes"] = len(tflite)
         record["integer_only"] = tfqil.inspect(tflite).integer_only
-        runs.write_json(folder / "record.json", record)
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        fitting.finish(folder, record)
         return record
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -60,7 +59,6 @@ _LONGEST_GRADIENT = 10.0
 _PICTURES = 4
 # What the picture shows.
 _LEAST_SCORE = 0.4
-
 
 Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
@@ -153,7 +151,7 @@ def stage(bits: int, folder: pathlib.Path, data: detection_data.DetectionSet, te
     optimizer = keras.optimizers.Adam(fitting.rates(rate, (), steps), global_clipnorm=_LONGEST_GRADIENT)
     trainer.compile(optimizer)
     optimizer.build(network.trainable_variables)
-    history = fitting.fit(trainer, data, epochs, own)
+    history = fitting.fit(trainer, data.train, epochs, own)
     return _finish(network, detector, own, test, history=history, seconds=time.perf_counter() - started)
 
 
@@ -162,8 +160,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Tests, converts and verifies a trained network, and writes all that is left of it."""
     is_float = own.name == "float"
-    network.save(own / "unfinished.keras")
-    (own / "unfinished.keras").replace(own / "model.keras")
+    fitting.save(network, own)
     if is_float:
         tflite = tf.lite.TFLiteConverter.from_keras_model(network).convert()
     else:
@@ -185,8 +182,7 @@ def _finish(
         ),
         "shown": [{name: array.tolist() for name, array in found.items()} for found in of_file[:_PICTURES]],
     }
-    runs.write_json(own / "record.json", record)
-    shutil.rmtree(own / "checkpoint", ignore_errors=True)
+    fitting.finish(own, record)
     return record
 
 
@@ -226,10 +222,9 @@ def picture(folder: pathlib.Path, records: list[dict[str, Any]], test: Test) -> 
                 if score >= _LEAST_SCORE:
                     color = f"C{int(label) % 10}"
                     _draw_box(axes, box, color)
+                    frame = {"facecolor": color, "edgecolor": "none", "boxstyle": "square,pad=0.1"}
                     text = f"{test.classes[int(label)]} {score:.2f}"
-                    axes.text(
-                        box[0], box[1] - 2, text, color="white", fontsize=7, backgroundcolor=color
-                    ).get_bbox_patch().set_boxstyle("square", pad=0.1)
+                    axes.text(box[0], box[1] - 2, text, color="white", fontsize=7, bbox=frame, clip_on=True)
     figure.savefig(folder / "boxes.png", dpi=110)
 
 

@@ -6,6 +6,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -54,6 +56,19 @@ def refused(script: str, *arguments: str, before: str = "", timeout: float = 600
     code, _, errors = _ended(start(script, *arguments, before=before), timeout)
     assert code == 1, errors[-3000:]
     return errors.strip().splitlines()[-1]
+
+
+def kill_when(
+    reached: Callable[[], bool], script: str, *arguments: str, before: str = "", timeout: float = 600
+) -> None:
+    """Starts the script and kills it as soon as it has reached something."""
+    process = start(script, *arguments, before=before)
+    deadline = time.monotonic() + timeout
+    while not reached() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert reached()
 
 
 def _ended(process: subprocess.Popen[str], timeout: float) -> tuple[int, str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -64,14 +63,7 @@ class TestRun:
         assert {row.bits for row in placements if row.reason == "config of the scheme"} == {2}
 
     def test_a_killed_training_ends_as_one_that_was_not(self, finished, tmp_path):
-        process = scripts.start(*COMMAND, f"--directory={tmp_path}", *SMALL)
-        log = tmp_path / "4_4" / "history.json"
-        deadline = time.monotonic() + 200
-        while not log.is_file() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        process.kill()
-        process.communicate()
-        assert log.is_file()
+        scripts.kill_when((tmp_path / "4_4" / "history.json").is_file, *COMMAND, f"--directory={tmp_path}", *SMALL)
         assert not (tmp_path / "4_4" / "record.json").exists()
         run(tmp_path, *SMALL)
         for stage in ("float", "4_4", "2_4"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -60,15 +59,7 @@ class TestRun:
     def test_a_killed_training_goes_on_to_the_same_end(self, finished, tmp_path):
         folder, _ = finished
         killed = tmp_path / "run"
-        process = scripts.start(*command(killed), before=FEWER)
-        deadline = time.monotonic() + 600
-        log = killed / "float" / "history.json"
-        while process.poll() is None and not (log.is_file() and len(json.loads(log.read_text())) >= 1):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.kill()
-        process.communicate()
-        assert log.is_file()
+        scripts.kill_when((killed / "float" / "history.json").is_file, *command(killed), before=FEWER)
         assert not (killed / "float" / "record.json").is_file()
         scripts.run(*command(killed), "--schedule=32", before=FEWER)
         expected, found = (
