@@ -161,10 +161,7 @@ def _finish(
     """Tests, converts and verifies a trained network, and writes all that is left of it."""
     is_float = own.name == "float"
     fitting.save(network, own)
-    if is_float:
-        tflite = tf.lite.TFLiteConverter.from_keras_model(network).convert()
-    else:
-        tflite = tfqil.convert(network)
+    tflite = detectors.float_file(network) if is_float else tfqil.convert(network)
     (own / "model.tflite").write_bytes(tflite)
     of_keras = test.detections(functools.partial(detectors.run_network, network), detector)
     of_file = test.detections(functools.partial(detectors.run_file, tflite), detector)

@@ -39,8 +39,8 @@ def main() -> None:
     moved = 0
     for variable, other, start in zip(one.trainable_variables, two.trainable_variables, before, strict=True):
         step, other_step = variable.numpy() - start, other.numpy() - start
-        # Sums of half batches round otherwise, and a value on the edge of two levels may fall to the other: 8 bits, so that
-        # a level is little.
+        # Sums of half batches round otherwise, and a value on the edge of two levels may fall to the other: 8 bits, so
+        # that a level is little.
         apart = np.linalg.norm(other_step - step)
         assert apart <= 0.1 * np.linalg.norm(step), (variable.name, apart, np.linalg.norm(step))
         moved += _host.is_interval(variable) and bool(np.any(step))
