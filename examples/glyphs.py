@@ -12,7 +12,7 @@ import functools
 import math
 import pathlib
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -46,6 +46,8 @@ _CANVAS = SIZE * _ENLARGED
 # Pixels per em on the canvas, and where the baseline is: capital letters are then half as high as the image.
 _FONT_SIZE = 66
 _BASELINE = 0.74
+# Colors drawn at a time.
+_INKS = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,12 +195,22 @@ def _colors(random: np.random.Generator, difficulty: Difficulty) -> tuple[np.nda
     background = ends[0] * (1 - share) + ends[1] * share + random.uniform(0, 40) * (_blotches(random)[..., None] - 0.5)
     brightness = float(background.mean())
     darker = brightness > 127.5 if random.random() < 0.8 else brightness > 255 - difficulty.contrast - 1
-    while True:
-        ink = random.uniform(0, 255, 3)
-        difference = brightness - float(ink.mean())
-        if (difference if darker else -difference) > difficulty.contrast:
-            break
+    ink = _ink(random, lambda inks: (brightness - inks) * (1 if darker else -1) > difficulty.contrast)
     return background, ink, np.clip(ink + random.uniform(-80, 80, 3), 0, 255)
+
+
+def _ink(random: np.random.Generator, suits: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The first random color with a brightness that suits; one of many thousands may, so that they are drawn in bulk.
+
+    `random` goes on behind that color, as if it had been the last one drawn.
+    """
+    while True:
+        state = random.bit_generator.state
+        inks = random.uniform(0, 255, (_INKS, 3))
+        (suiting,) = np.nonzero(suits(inks.mean(axis=1)))
+        if suiting.size:
+            random.bit_generator.state = state
+            return random.uniform(0, 255, (suiting[0] + 1, 3))[-1]
 
 
 def _blotches(random: np.random.Generator) -> np.ndarray:
