@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -28,15 +27,24 @@ def fit(
         epochs: how many there are in all.
         folder: of the checkpoint and the log.
         callbacks: of `model.fit`.
+
+    Raises:
+        runs.UnusableError: the checkpoint is damaged, or of another network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = tf.Variable(0, dtype=tf.int64, trainable=False)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, done=done)
     manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoint"), max_to_keep=1)
     if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint)
+        try:
+            checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+        except (AssertionError, ValueError, IndexError, tf.errors.OpError):  # All of them are seen.
+            raise runs.UnusableError(
+                f"Got {manager.latest_checkpoint}, which is damaged or of another network, expected the last epoch of "
+                f"this one: delete {folder}, and it is trained again."
+            ) from None
     log = folder / "history.json"
-    history = json.loads(log.read_text())[: int(done)] if log.is_file() else []
+    history = runs.read_json(log)[: int(done)] if log.is_file() else []
     for epoch in range(int(done), epochs):
         logs = model.fit(
             train(epoch), initial_epoch=epoch, epochs=epoch + 1, callbacks=list(callbacks), verbose=0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import fitting
 import numpy as np
 import recipes
 import results
+import runs
 import tensorflow as tf
 import tf_keras as keras
 
@@ -30,15 +30,19 @@ from tfqil.export import runtime
 # The config of each method from the bits of weights and activations.
 _CONFIGS: dict[str, Callable[[int, int], tfqil.LowBitQuantizeConfig]] = {
     "qil": tfqil.QILQuantizeConfig,
-    "lbw": tfqil.LBWQuantizeConfig,
+    "lbw": lambda weight_bits, activation_bits: tfqil.LBWQuantizeConfig(
+        weight_bits, activation_bits, int8_exact=weight_bits > _LBW_BITS_IN_INT8
+    ),
     "bcgd": tfqil.BCGDQuantizeConfig,
     "binary_relax": functools.partial(tfqil.BCGDQuantizeConfig, relax=True),
 }
 METHODS = tuple(_CONFIGS)
 FLOAT = 32
+# From more bits on, the powers of two of LBW are more than INT8 holds.
+_LBW_BITS_IN_INT8 = 4
 # Share of the epochs of phase II of BinaryRelax, as its authors have it.
 _EXACT_SHARE = 0.25
-# Images that the interpreter takes at a time.
+# Images that the interpreter takes at a time, and that files are verified with.
 _FILE_BATCH = 250
 
 
@@ -55,7 +59,7 @@ class Settings:
         float_drops: shares of the epochs after which the rate becomes a tenth; empty for a cosine to zero.
         drops: the same of the other stages.
         interval_rate: learning rate of what quantizers learn, as a share of that of the weights.
-        weight_decay: of everything but what quantizers learn.
+        weight_decay: factor of the L2 penalty, as papers give it, of everything but what quantizers learn.
         momentum: of SGD.
     """
 
@@ -71,10 +75,13 @@ class Settings:
     momentum: float = 0.9
 
     def sgd(self, rate: float, drops: Sequence[float], steps: int) -> keras.optimizers.SGD:
-        """The optimizer of a stage of some steps."""
-        return keras.optimizers.SGD(
-            fitting.rates(rate, drops, steps), momentum=self.momentum, weight_decay=self.weight_decay
-        )
+        """The optimizer of a stage of some steps.
+
+        In papers the penalty is part of the gradient, and momentum lets a constant gradient count 1 / (1 - momentum)
+        times. The decay of Keras does not go through momentum, so that it takes the factor here.
+        """
+        decay = self.weight_decay / (1 - self.momentum)
+        return keras.optimizers.SGD(fitting.rates(rate, drops, steps), momentum=self.momentum, weight_decay=decay)
 
 
 # ImageNet: of QIL and its re-implementation; CIFAR-10: of the re-implementation. The others: found by trying.
@@ -87,8 +94,8 @@ SETTINGS = {
         batch=128, float_epochs=200, epochs=150, float_rate=0.1, rate=0.01,
         float_drops=(100 / 200, 150 / 200, 180 / 200), drops=(60 / 150, 90 / 150, 120 / 150),
     ),
-    "glyphs": Settings(batch=128, float_epochs=30, epochs=3, float_rate=0.05, rate=0.05, weight_decay=5e-4),
-    "digits": Settings(batch=64, float_epochs=60, epochs=15, float_rate=0.05, rate=0.02),
+    "glyphs": Settings(batch=128, float_epochs=30, epochs=3, float_rate=0.05, rate=0.05, weight_decay=5e-5),
+    "digits": Settings(batch=64, float_epochs=60, epochs=15, float_rate=0.05, rate=0.02, weight_decay=1e-5),
 }  # fmt: skip
 
 
@@ -119,13 +126,9 @@ def parse_schedule(texts: Sequence[str]) -> list[Widths]:
     stages = []
     for text in texts:
         parts = text.split("/")
-        try:
-            weights, activations = int(parts[0]), int(parts[-1])
-        except ValueError:
-            raise ValueError(
-                f"Got the stage {text!r}, expected bits such as 4, or 4/8 for weights/activations."
-            ) from None
-        stages.append(Widths(weights=weights, activations=activations))
+        if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+            raise ValueError(f"Got the stage {text!r}, expected bits such as 4, or 4/8 for weights/activations.")
+        stages.append(Widths(weights=int(parts[0]), activations=int(parts[-1])))
     if not stages or stages[0] != Widths(weights=FLOAT, activations=FLOAT):
         raise ValueError(f"Got the schedule {','.join(texts)}, expected one that begins with 32, the float network.")
     for before, after in itertools.pairwise(stages):
@@ -181,11 +184,15 @@ class Run:
     prepare: Callable[[keras.Model], Any] = lambda model: None
 
     def stage(self, widths: Widths, before: Widths | None) -> dict[str, Any]:
-        """Trains a stage to its end, or returns its record if it is there."""
+        """Trains a stage to its end, or returns its record if it is there.
+
+        Raises:
+            runs.UnusableError: what an earlier run left is damaged, or of another network or number of classes.
+        """
         folder = self.folder / widths.name
         record = folder / "record.json"
         if record.is_file():
-            return dict(json.loads(record.read_text()))
+            return dict(runs.read_json(record))
         started = time.perf_counter()
         with self._scope():
             model = self._start(widths, before)
@@ -204,6 +211,11 @@ class Run:
             return self.network()
         folder = (self.float_folder if before.is_float else None) or self.folder / before.name
         previous = tfqil.load_model(folder / "model.keras", compile=False)
+        if previous.output_shape[-1] != self.data.classes:
+            raise runs.UnusableError(
+                f"Got {folder / 'model.keras'} of {previous.output_shape[-1]} classes for {self.data.name} of "
+                f"{self.data.classes}, expected the same number: choose another --directory."
+            )
         if before.is_float:
             model = tfqil.quantize_model(previous, self.scheme(config_for(self.method, widths)))
         else:
@@ -247,24 +259,24 @@ class Run:
         self, model: keras.Model, widths: Widths, history: list[dict[str, float]], folder: pathlib.Path, seconds: float
     ) -> dict[str, Any]:
         """Tests, converts and verifies a trained model, and writes all that is left of it."""
-        images, labels = self.data.test_arrays()
         record: dict[str, Any] = {
             "stage": widths.name,
             "method": None if widths.is_float else self.method,
             "epochs": len(history),
             "seconds": seconds,
             "training_accuracy": history[-1]["accuracy"],
-            "keras_accuracy": results.accuracy(model.predict(images, batch_size=_FILE_BATCH, verbose=0), labels),
+            "keras_accuracy": self.data.test_accuracy(model.predict_on_batch),
         }
         fitting.save(model, folder)
         if widths.is_float:
-            tflite = tf.lite.TFLiteConverter.from_keras_model(self._in_float32(model)).convert()
+            tflite = results.float_file(self._in_float32(model))
         else:
             tflite = tfqil.convert(model, self.storage)
+            images, _ = next(self.data.test.as_numpy_iterator())
             report = tfqil.verify(model, tflite, images[:_FILE_BATCH])
             record["differing_from_deployable"] = report.differing_from_deployable
         (folder / "model.tflite").write_bytes(tflite)
-        record["file_accuracy"] = results.accuracy(run_file(tflite, images), labels)
+        record["file_accuracy"] = self.data.test_accuracy(functools.partial(run_file, tflite))
         record["bytes"] = len(tflite)
         record["integer_only"] = tfqil.inspect(tflite).integer_only
         fitting.finish(folder, record)

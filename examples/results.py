@@ -34,15 +34,24 @@ class Row:
     accepted: bool = False
 
 
+def float_file(model: keras.Model) -> bytes:
+    """The file of a float network."""
+    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+
+def tfmot_file(model: keras.Model) -> bytes:
+    """The file of a network that TFMOT has quantized, as its guide has it."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return converter.convert()
+
+
 def float_row(model: keras.Model, data: digits_data.Digits) -> Row:
-    tflite = tf.lite.TFLiteConverter.from_keras_model(model).convert()
-    return _row("float", model, tflite, data, "-")
+    return _row("float", model, float_file(model), data, "-")
 
 
 def tfmot_row(model: keras.Model, data: digits_data.Digits) -> Row:
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return _row("TFMOT 8-bit", model, converter.convert(), data, "not checked")
+    return _row("TFMOT 8-bit", model, tfmot_file(model), data, "not checked")
 
 
 def tfqil_row(

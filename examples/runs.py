@@ -7,6 +7,10 @@ import pathlib
 from typing import Any
 
 
+class UnusableError(ValueError):
+    """What an earlier run has left is damaged, or of something else."""
+
+
 def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:
     """Notes in the folder what is trained there, or compares it with the note.
 
@@ -15,17 +19,14 @@ def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:
     """
     description = json.loads(json.dumps(description))
     note = folder / "run.json"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"Got the file {folder}, expected a folder: choose another --directory.")
     if note.is_file():
-        try:
-            found = json.loads(note.read_text())
-            stages = found["schedule"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"Got {note}, which is damaged, expected what a run wrote: choose another --directory."
-            ) from None
-        wanted = description["schedule"]
+        found = read_json(note)
+        stages, wanted = found.get("schedule", []), description.get("schedule", [])
         if stages[: len(wanted)] == wanted[: len(stages)]:
-            found["schedule"] = wanted
+            # Stages that a longer schedule has left are those of that schedule.
+            found["schedule"] = description["schedule"] = max(stages, wanted, key=len)
         differing = [name for name in description if found.get(name) != description[name]]
         if differing:
             name = differing[0]
@@ -39,6 +40,20 @@ def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(note, description)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+        UnusableError: something else.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UnusableError(
+            f"Got {path}, which is damaged, expected what a run wrote: delete it, and that is trained again."
+        ) from None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

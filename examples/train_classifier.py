@@ -43,7 +43,7 @@ _DIRECTORY = flags.DEFINE_string(
     "directory", None, "Folder of the run; one with the same settings goes on.", required=True
 )
 _STORAGE = flags.DEFINE_enum("storage", "fastest", ["fastest", "smallest", "int8"], "How the files store weights.")
-_STRATEGY = flags.DEFINE_enum("strategy", "none", ["none", "mirrored", "multi_worker"], "Devices to train on.")
+_STRATEGY = flags.DEFINE_enum("strategy", "none", ["none", "mirrored"], "Devices to train on.")
 _MIXED_PRECISION = flags.DEFINE_enum(
     "mixed_precision", "none", ["none", "bfloat16", "float16"], "Type of the computation."
 )
@@ -56,7 +56,7 @@ _EXAMPLES = flags.DEFINE_integer("examples", None, "Training images to use; all 
 # What is not given is that of `protocol.SETTINGS`.
 _GIVEN = {
     field.name: (flags.DEFINE_integer if field.type == "int" else flags.DEFINE_float)(
-        field.name, None, f"Instead of the paper's {field.name}."
+        field.name, None, f"Instead of the paper's {field.name}.", lower_bound=1 if field.type == "int" else 0
     )
     for field in dataclasses.fields(protocol.Settings)
     if field.type in ("int", "float")
@@ -70,14 +70,24 @@ def main(_: list[str]) -> None:
         for widths in stages[1:]:
             protocol.config_for(_METHOD.value, widths)
         run = _run()
+        run.network()  # One that the images do not suit is refused before anything is written.
+        keras.backend.clear_session()
         runs.require_same_run(run.folder, described(run.settings))
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from None
+    records = _trained(run, stages)
+    results.console().print(table(records, f"{_NETWORK.value} on {_DATA.value}, {_METHOD.value}"))
+
+
+def _trained(run: protocol.Run, stages: list[protocol.Widths]) -> list[dict[str, Any]]:
+    """The records of all stages."""
     records = []
     for before, widths in zip([None, *stages[:-1]], stages, strict=True):
         keras.utils.set_random_seed(_SEED.value)
         try:
             records.append(run.stage(widths, before))
+        except runs.UnusableError as error:
+            raise SystemExit(str(error)) from None
         except tf.errors.UnimplementedError as error:
             if not (_JIT.value and _DETERMINISTIC.value):
                 raise
@@ -86,7 +96,7 @@ def main(_: list[str]) -> None:
                 "deterministically, as the gradient of MaxPool, expected one of the two: leave out the other."
             ) from error
         print(f"{records[-1]['stage']}: {records[-1]['file_accuracy']:.2f} %", flush=True)
-    results.console().print(table(records, f"{_NETWORK.value} on {_DATA.value}, {_METHOD.value}"))
+    return records
 
 
 def _run() -> protocol.Run:
@@ -112,22 +122,16 @@ def _run() -> protocol.Run:
         rho=_RHO.value,
         intervals=_INTERVALS.value,
         jit=_JIT.value,
-        strategy=_strategy(),
+        strategy=tf.distribute.MirroredStrategy() if _STRATEGY.value == "mirrored" else None,
         storage=_STORAGE.value,
     )
 
 
-def _strategy() -> Any:
-    if _STRATEGY.value == "mirrored":
-        return tf.distribute.MirroredStrategy()
-    if _STRATEGY.value == "multi_worker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    return None
-
-
 def described(settings: protocol.Settings) -> dict[str, Any]:
-    """What the weights of a run follow from; the schedule may grow at its end."""
-    chosen = (_DATA, _NETWORK, _WIDTH, _METHOD, _EDGE_BITS, _INTERVALS, _RHO, _MIXED_PRECISION, _SEED, _EXAMPLES)
+    """What the models and files of a run follow from; the schedule may grow at its end."""
+    chosen = (
+        _DATA, _NETWORK, _WIDTH, _METHOD, _EDGE_BITS, _INTERVALS, _RHO, _MIXED_PRECISION, _SEED, _EXAMPLES, _STORAGE
+    )  # fmt: skip
     described = {flag.name: flag.value for flag in chosen} | dataclasses.asdict(settings)
     return {**described, "schedule": _SCHEDULE.value}
 

@@ -112,6 +112,11 @@ class TestRun:
     def test_what_cannot_go_together_is_refused(self, tmp_path):
         assert "Got --jit and --deterministic" in refused(tmp_path, *SMALL, "--float_epochs=1", "--jit")
 
+    def test_a_network_for_other_images_is_refused_before_anything_is_written(self, tmp_path):
+        sentence = refused(tmp_path / "run", *SMALL, "--network=resnet18")
+        assert "Got resnet18 for images of 8 x 8 x 1" in sentence
+        assert not (tmp_path / "run").exists()
+
     def test_a_folder_of_something_else_is_not_touched(self, tmp_path):
         (tmp_path / "thesis.txt").write_text("all of it")
         assert "which holds no run, expected an empty one" in refused(tmp_path, *SMALL)
@@ -131,6 +136,7 @@ class TestSchedule:
             ("32,4,4", "goes from 4/4 to 4/4 bits"),
             ("5,4", "expected one that begins with 32"),
             ("32,four", "Got the stage 'four'"),
+            ("32,4/8/2", "Got the stage '4/8/2'"),
         ],
     )
     def test_a_schedule_that_makes_no_sense_is_refused(self, schedule, message):
