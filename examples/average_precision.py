@@ -19,14 +19,19 @@ def mean_average_precision(
 
     Args:
         truths: one per image: `boxes` (n, 4) left, top, right, bottom, `classes` (n,), `difficult` (n,); a difficult
-            object is neither missed nor found wrongly.
+            object is neither missed nor found wrongly, nor is any box within it wrong: it is a crowd of COCO.
         detections: one per image: `boxes` (n, 4), `classes` (n,), `scores` (n,).
         classes: their names.
 
     Returns:
-        `map`: mean over the thresholds 0.50, 0.55 ... 0.95 of the intersection over union; `map50`: at 0.50, as VOC has
-        it.
+        `map`: mean over the thresholds 0.50, 0.55 ... 0.95 of the intersection over union; `map50`: at 0.50, which VOC
+        takes.
+
+    Raises:
+        ValueError: no image has an object.
     """
+    if not any(len(image["boxes"]) for image in truths):
+        raise ValueError(f"Got {len(truths)} images without an object, expected some: the mean would be over nothing.")
     truth, numbers = COCO(), itertools.count(1)
     truth.dataset = {
         "images": [{"id": number} for number in range(1, len(truths) + 1)],

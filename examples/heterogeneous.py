@@ -5,19 +5,19 @@
 A VGG-11 learns glyphs of the DejaVu faces in float. Then it is quantized with the images it learned from, with and
 without their classes, and, calibration included, with images it has never seen: glyphs of other families, handwritten
 digits, and noise. All copies take as many steps with the same optimizer, and are tested on DejaVu faces that no image
-shows. A run that was stopped goes on after the last row that is finished.
+shows. A run that was stopped goes on with the epoch where it stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 import classifiers
 import data as image_data
 import digits as digits_data
+import fitting
 import glyphs
 import numpy as np
 import protocol
@@ -40,6 +40,9 @@ _FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 20, "Epochs of the float ne
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of each quantized copy.", lower_bound=1)
 _RATE = flags.DEFINE_float("rate", 5e-4, "Learning rate of Adam at the start; it falls to 0 as a cosine.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, batches and generated images.")
+_DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "Use deterministic kernels: a resumed run ends bit for bit the same."
+)
 _EXAMPLES = flags.DEFINE_integer("examples", 20_000, "Images to train with.", lower_bound=128, upper_bound=20_000)
 
 _BATCH = 128
@@ -64,23 +67,28 @@ class Source:
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
+    if _DETERMINISTIC.value:
+        tf.config.experimental.enable_op_determinism()
     folder = pathlib.Path(_DIRECTORY.value)
     try:
         chosen = (_BITS, _WIDTH, _FLOAT_EPOCHS, _EPOCHS, _RATE, _SEED, _EXAMPLES)
-        runs.require_same_run(folder, {flag.name: flag.value for flag in chosen} | {"schedule": ["32"]})
+        runs.require_same_run(folder, {flag.name: flag.value for flag in chosen})
         arrays = family_arrays(_FAMILY, _DATA_DIR.value)
         others = family_arrays(_FAMILY, _DATA_DIR.value, others=True)
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    data = image_data.glyph_set(arrays, batch=_BATCH, seed=_SEED.value, examples=_EXAMPLES.value)
-    float_record = train_float(folder, data)
-    rows = []
-    for source in sources(arrays, others[0]):
-        path = folder / f"{source.name.replace(' ', '_')}.json"
-        if not path.is_file():
-            keras.utils.set_random_seed(_SEED.value)
-            runs.write_json(path, quantize_with(source, folder, arrays))
-        rows.append(json.loads(path.read_text()))
+    try:
+        data = image_data.glyph_set(arrays, batch=_BATCH, seed=_SEED.value, examples=_EXAMPLES.value)
+        float_record = train_float(folder, data)
+        rows = []
+        for source in sources(arrays, others[0]):
+            own = folder / source.name.replace(" ", "_")
+            if not (own / "record.json").is_file():
+                keras.utils.set_random_seed(_SEED.value)
+                fitting.finish(own, quantize_with(source, folder, own, arrays))
+            rows.append(runs.read_json(own / "record.json"))
+    except runs.UnusableError as error:
+        raise SystemExit(str(error)) from None
     results.console().print(table(rows, float_record["file_accuracy"]))
 
 
@@ -138,8 +146,8 @@ def train_float(folder: pathlib.Path, data: image_data.ImageSet) -> dict[str, An
     return run.stage(protocol.Widths(weights=protocol.FLOAT, activations=protocol.FLOAT), None)
 
 
-def quantize_with(source: Source, folder: pathlib.Path, arrays: image_data.Arrays) -> dict[str, Any]:
-    """The record of a copy that is calibrated and trained with a source."""
+def quantize_with(source: Source, folder: pathlib.Path, own: pathlib.Path, arrays: image_data.Arrays) -> dict[str, Any]:
+    """The record of a copy that is calibrated and trained with a source, with checkpoints in a folder of its own."""
     model = tfqil.load_model(folder / "float" / "model.keras", compile=False)
     classes = np.zeros(len(source.images), np.uint8) if source.classes is None else source.classes
     data = image_data.glyph_set(
@@ -149,7 +157,7 @@ def quantize_with(source: Source, folder: pathlib.Path, arrays: image_data.Array
     tfqil.calibrate(q_model, data.train(0))
     images, labels = image_data.normalized_glyphs(arrays[2]).numpy(), arrays[3]
     record = {"name": source.name, "calibrated_accuracy": _accuracy(q_model, images, labels)}
-    train(q_model, model, data, taught=source.classes is None)
+    train(q_model, model, data, own, taught=source.classes is None)
     tflite = tfqil.convert(q_model)
     return {
         **record,
@@ -159,7 +167,9 @@ def quantize_with(source: Source, folder: pathlib.Path, arrays: image_data.Array
     }
 
 
-def train(q_model: keras.Model, model: keras.Model, data: image_data.ImageSet, *, taught: bool) -> None:
+def train(
+    q_model: keras.Model, model: keras.Model, data: image_data.ImageSet, folder: pathlib.Path, *, taught: bool
+) -> None:
     """Trains a copy with the classes of the data, or with what the float network says of the images."""
     loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trained = q_model
@@ -169,9 +179,9 @@ def train(q_model: keras.Model, model: keras.Model, data: image_data.ImageSet, *
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
         loss, trained = "mse", tfqil.distill(q_model, model)
     steps = _EPOCHS.value * (data.train_examples // _BATCH)
-    trained.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(_RATE.value, steps)), loss)
-    for epoch in range(_EPOCHS.value):
-        trained.fit(data.train(epoch), initial_epoch=epoch, epochs=epoch + 1, verbose=0)
+    trained.compile(keras.optimizers.Adam(fitting.rates(_RATE.value, (), steps)), loss)
+    trained.optimizer.build(trained.trainable_variables)
+    fitting.fit(trained, data.train, _EPOCHS.value, folder)
 
 
 def _accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""A detector with weights that are zero or powers of two (LBW-Net): float, then 6, 5 and 4 bits, all convolutions.
+"""A detector with weights that are zero or powers of two (LBW-Net): float, then 6 and 4 bits, all convolutions.
 
     python examples/train_detector.py --directory=runs/scenes
     python examples/train_detector.py --data=voc --data_dir=/data --size=512 --width=1 --directory=runs/voc
@@ -12,7 +12,6 @@ images. A run that was stopped goes on with the epoch where it stopped.
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -40,7 +39,11 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TensorFlow Datasets pre
 _DIRECTORY = flags.DEFINE_string(
     "directory", None, "Folder of the run; one with the same settings goes on.", required=True
 )
-_SCHEDULE = flags.DEFINE_list("schedule", ["32", "6", "5", "4"], "Bits of the weights; 32, the float network, first.")
+_SCHEDULE = flags.DEFINE_list(
+    "schedule",
+    ["32", "6", "4"],
+    "Bits of the weights; 32, the float network, first. INT8 holds the powers of 5 bits: 6 are as 5.",
+)
 _SIZE = flags.DEFINE_integer("size", 128, "Height and width of the images; a multiple of 32.", lower_bound=32)
 _WIDTH = flags.DEFINE_float("width", 0.25, "Share of the backbone's channels.", lower_bound=0.01)
 _BATCH = flags.DEFINE_integer("batch", 16, "Examples per step.", lower_bound=1)
@@ -111,7 +114,10 @@ def main(_: list[str]) -> None:
     records = []
     for bits in stages:
         keras.utils.set_random_seed(_SEED.value)
-        records.append(stage(bits, folder, data, test))
+        try:
+            records.append(stage(bits, folder, data, test))
+        except runs.UnusableError as error:
+            raise SystemExit(str(error)) from None
         print(f"{records[-1]['stage']}: mAP {records[-1]['file']['map']:.2f}", flush=True)
     picture(folder, records, test)
     results.console().print(table(records))
@@ -136,7 +142,7 @@ def stage(bits: int, folder: pathlib.Path, data: detection_data.DetectionSet, te
     own = folder / ("float" if is_float else f"{bits}_bits")
     record = own / "record.json"
     if record.is_file():
-        return dict(json.loads(record.read_text()))
+        return dict(runs.read_json(record))
     started = time.perf_counter()
     detector = detectors.Detector(data.size, len(data.classes), _WIDTH.value)
     if is_float:

@@ -61,3 +61,8 @@ def test_a_difficult_object_is_neither_missed_nor_found_wrongly():
     truths = [truth([BOX, other], [0, 0], [False, True])]
     assert precision(truths, [found([BOX], [0], [0.8])])["map50"] == pytest.approx(100)
     assert precision(truths, [found([BOX, other], [0, 0], [0.8, 0.9])])["map50"] == pytest.approx(100)
+
+
+def test_images_without_objects_are_refused():
+    with pytest.raises(ValueError, match="Got 2 images without an object, expected some"):
+        precision([truth(np.zeros((0, 4)), [])] * 2, [found([BOX], [0], [0.8]), found([], [], [])])

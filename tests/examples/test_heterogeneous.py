@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +18,12 @@ import data
 
 # Few images, since those of the whole sets take minutes to draw.
 FEWER = 'import data; data._GLYPHS = {"train": 512, "test": 128}'
-SMALL = ["--width=0.0625", "--examples=256", "--float_epochs=1", "--epochs=1"]
+SMALL = ["--width=0.0625", "--examples=256", "--float_epochs=1", "--epochs=2", "--deterministic"]
 
 
-def command(folder: pathlib.Path) -> list[str]:
+def command(folder: pathlib.Path, run: str = "run") -> list[str]:
     """The script and its arguments."""
-    return ["examples/heterogeneous.py", f"--directory={folder / 'run'}", f"--data_dir={folder}", *SMALL]
+    return ["examples/heterogeneous.py", f"--directory={folder / run}", f"--data_dir={folder}", *SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +32,13 @@ def finished(tmp_path_factory):
     return folder, scripts.run(*command(folder), before=FEWER)
 
 
+def read(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
 def test_every_source_leaves_a_record_of_an_integer_file(finished):
     folder, printed = finished
-    records = [json.loads(path.read_text()) for path in (folder / "run").glob("*.json") if path.stem != "run"]
+    records = [found for path in (folder / "run").glob("*/record.json") if "name" in (found := read(path))]
     names = {record["name"] for record in records}
     others = {"glyphs of other families", "handwritten digits", "noise"}
     assert names == {"training images and classes", "training images", *others}
@@ -44,9 +50,21 @@ def test_every_source_leaves_a_record_of_an_integer_file(finished):
 
 def test_a_finished_run_is_not_trained_again(finished):
     folder, printed = finished
-    before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*.json") if path.stem != "run"}
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run").glob("*/*")}
     assert scripts.run(*command(folder), before=FEWER) == printed
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_killed_copy_goes_on_to_the_same_end(finished):
+    """Killed while the float network teaches, after the first epoch of two."""
+    folder, _ = finished
+    killed, taught = folder / "killed", "training_images"
+    shutil.copytree(folder / "run", killed, ignore=shutil.ignore_patterns(taught))
+    scripts.kill_when((killed / taught / "history.json").is_file, *command(folder, "killed"), before=FEWER)
+    assert not (killed / taught / "record.json").is_file()
+    scripts.run(*command(folder, "killed"), before=FEWER)
+    for name in ("history.json", "record.json"):
+        assert read(killed / taught / name) == read(folder / "run" / taught / name)
 
 
 def test_other_settings_are_refused(finished):
