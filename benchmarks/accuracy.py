@@ -10,7 +10,6 @@ QKeras and larq need `pip install --no-deps -r benchmarks/requirements-peers.txt
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import sys
 from typing import Any
@@ -42,6 +41,8 @@ _EXAMPLES = flags.DEFINE_integer("examples", None, "Training images to use; all 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     records_folder = pathlib.Path(_RECORDS.value)
+    if not all(seed.isdecimal() for seed in _SEEDS.value):
+        raise SystemExit(f"Got --seeds={','.join(_SEEDS.value)}, expected numbers such as 0,1,2.")
     try:
         wanted = _wanted()
         settings = {flag.name: flag.value for flag in (_WIDTH, _FLOAT_EPOCHS, _EPOCHS, _EXAMPLES)}
@@ -71,11 +72,11 @@ def _measured(
 ) -> dict[str, dict[str, Any]]:
     """The records of a seed by name of cell, after those that are wanted and not there have been trained."""
     path = folder / f"seed{number}.json"
-    found = json.loads(path.read_text()) if path.is_file() else {"settings": settings, "records": {}}
+    found = runs.read_json(path) if path.is_file() else {"settings": settings, "records": {}}
     if found["settings"] != settings:
         raise ValueError(
             f"Got the settings {settings} for {path}, which has {found['settings']}, expected the same: choose other "
-            "--records."
+            "--records, and another --directory."
         )
     records: dict[str, dict[str, Any]] = found["records"]
     for cell in wanted:
@@ -84,6 +85,7 @@ def _measured(
     missing = [cell for cell in wanted if cell.name not in records and not cell.missing]
     if missing:
         seed = _seed(number)
+        runs.require_same_run(seed.folder, settings)
         float_record = accuracy_cells.float_record(seed)
         for cell in missing:
             records[cell.name] = {**accuracy_cells.measure(cell, seed), "float_accuracy": float_record["file_accuracy"]}
@@ -97,6 +99,8 @@ def _seed(number: int) -> accuracy_cells.Seed:
     settings = dataclasses.replace(protocol.SETTINGS["glyphs"], float_epochs=_FLOAT_EPOCHS.value, epochs=_EPOCHS.value)
     arrays = image_data.glyph_arrays(_DATA_DIR.value)
     data = image_data.glyph_set(arrays, batch=settings.batch, seed=number, examples=_EXAMPLES.value)
+    if data.train_examples < settings.batch:
+        raise ValueError(f"Got --examples={_EXAMPLES.value}, expected a batch of {settings.batch} at least.")
     return accuracy_cells.Seed(
         seed=number,
         folder=pathlib.Path(_DIRECTORY.value, f"seed{number}"),

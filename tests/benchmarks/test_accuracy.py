@@ -67,7 +67,21 @@ class TestRun:
         folder, _ = finished
         sentence = scripts.refused(*command(folder), "--epochs=2", before=FEWER)
         assert "Got the settings {'width': 0.0625, 'float_epochs': 1, 'epochs': 2" in sentence
-        assert sentence.endswith("expected the same: choose other --records.")
+        assert sentence.endswith("expected the same: choose other --records, and another --directory.")
+        sentence = scripts.refused(*command(folder), "--epochs=2", f"--records={folder / 'others'}", before=FEWER)
+        assert "Got --epochs=2 for the run in" in sentence, "models of other settings are not taken for these"
+        assert not (folder / "others").exists()
+
+    @pytest.mark.parametrize(
+        ("argument", "sentence"),
+        [
+            ("--seeds=0,first", "Got --seeds=0,first, expected numbers such as 0,1,2."),
+            ("--examples=10", "Got --examples=10, expected a batch of 128 at least."),
+        ],
+    )
+    def test_a_mistake_is_one_sentence(self, tmp_path, finished, argument, sentence):
+        arguments = [*command(tmp_path), f"--data_dir={finished[0]}", argument]
+        assert scripts.refused(*arguments, before=FEWER) == sentence
 
     def test_an_unknown_cell_is_refused(self, tmp_path):
         assert "Got --cells=hqq, expected a part of one of " in scripts.refused(*command(tmp_path, "hqq"))
