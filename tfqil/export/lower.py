@@ -125,8 +125,9 @@ class Lowering:
 
     def _settle(self, layer: QuantizeActivation, name: str, site: int, value: Value) -> Quantized:
         """Emits what a quantizer has been waiting for."""
-        grid, normalizer = layer.grid(), float(layer.normalizer())
-        int8 = int8_grid(dataclasses.replace(grid, step=float(layer.stored_step())))
+        grid, stored = layer.grid(), layer.stored_grid()
+        normalizer = float(stored.normalizer)
+        int8 = int8_grid(dataclasses.replace(grid, step=float(stored.step)))
         low, high = layer.clips[site]
         activation = "none" if layer.quantizer.is_signed and low is None else "relu"
         if high is not None and grid.maximum + grid.lower > high + grid.step / 2:

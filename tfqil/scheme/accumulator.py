@@ -136,8 +136,8 @@ def _accumulator(
     source = input_grid(node)
     if source is None:
         return None
-    input_step, normalizer = source.stored_step(), source.normalizer()
-    factor = 1.0 / _double(normalizer)
+    grid = source.stored_grid()
+    input_step, factor = grid.step, 1.0 / _double(grid.normalizer)
     for layer in (entry.layer for entry in folded):
         scale, shift = scale_and_shift(layer)
         bias, factor = bias * scale + shift, factor * scale

@@ -7,7 +7,7 @@ agree; what is left are sums of products so large that float32 does not hold the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,16 +23,40 @@ layers = _host.keras.layers
 SMALLEST_OFFSET = 2.0**-9
 
 
-def levels(layer: Any, inputs: tf.Tensor, operands: Any, site: int) -> tf.Tensor:
+class StoredGrid(NamedTuple):
+    """The grid of a tensor in a file: the tensor times its normalizer, minus its lower end, is step * (code - zero).
+
+    Attributes:
+        step: the step, float32 scalar; that of the tensor in Keras is step / normalizer.
+        zero: the code of the value 0, float32 scalar.
+        lower: what was subtracted, float32 scalar.
+        normalizer: what the quantizer divides the tensor by, float32 scalar; 1 but for normalized outputs.
+        bits: width of the codes.
+    """
+
+    step: tf.Tensor
+    zero: tf.Tensor
+    lower: tf.Tensor
+    normalizer: tf.Tensor
+    bits: int
+
+    @property
+    def zero_point(self) -> tf.Tensor:
+        """The stored integer of the value 0: the highest level is stored as 127."""
+        return 127.0 - float(2**self.bits - 1) + self.zero
+
+
+def levels(layer: Any, grid: StoredGrid, inputs: tf.Tensor, operands: Any, site: int) -> tf.Tensor:
     """The levels x / step of a tensor, rounded as the runtime does, but not yet clipped.
 
     Args:
         layer: the quantizing layer.
+        grid: of the layer.
         inputs: the tensor.
         operands: what the operator before it reads, if it is one of several operands.
         site: which of the tensors of the layer it is.
     """
-    step, (_, zero, lower) = layer.stored_step(), layer.step_zero_lower()
+    step, lower = grid.step, grid.lower
     node = _host.latest_node(layer, **({"site": site} if layer.sites > 1 else {}))
     before = _host.nodes_before(node)[0] if node is not None else None
     if before is None:
@@ -41,14 +65,15 @@ def levels(layer: Any, inputs: tf.Tensor, operands: Any, site: int) -> tf.Tensor
         sources = [_grid_of(parent) for parent in _host.nodes_before(node)[1:]]
         operator = _OPERATORS.get(kind_of(before.layer))
         if operator is not None and all(source is not None for source in sources):
-            integers = [tf.round(x / source.stored_step()) for x, source in zip(operands, sources, strict=True)]
-            return operator(before.layer, integers, sources, step, _zero_point(layer, zero))
+            grids = [source.stored_grid() for source in sources]
+            integers = [tf.round(x / of_source.step) for x, of_source in zip(operands, grids, strict=True)]
+            return operator(before.layer, integers, grids, grid)
     accumulator = accumulator_behind(before, step, lower)
     if accumulator is not None:
         return _of_accumulator(inputs, accumulator)
     source = _grid_of(before)
     if source is not None:
-        return _shifted(inputs, source.stored_step(), lower, step)
+        return _shifted(inputs, source.stored_grid().step, lower, step)
     return _of_floats(inputs, step, lower)
 
 
@@ -57,11 +82,6 @@ def _grid_of(node: Any) -> Any:
     if hasattr(node.layer, "quantizer"):
         return node.layer
     return input_grid(node) if kind_of(node.layer) in (Kind.KEEP, Kind.CONCATENATE) else None
-
-
-def _zero_point(layer: Any, zero: tf.Tensor) -> tf.Tensor:
-    """The stored integer of the value 0: the highest level is stored as 127."""
-    return 127.0 - float(2**layer.quantizer.bits - 1) + zero
 
 
 def _of_floats(inputs: tf.Tensor, step: tf.Tensor, lower: tf.Tensor) -> tf.Tensor:
@@ -77,11 +97,11 @@ def _of_accumulator(inputs: tf.Tensor, accumulator: Any) -> tf.Tensor:
     return tf.round((sums + accumulator.bias_code) * accumulator.multiplier)
 
 
-def _sum(layer: Any, integers: list[tf.Tensor], sources: list[Any], step: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+def _sum(layer: Any, integers: list[tf.Tensor], sources: list[StoredGrid], output: StoredGrid) -> tf.Tensor:
     """ADD, SUB."""
-    first, second = (source.stored_step() for source in sources)
+    first, second = (source.step / output.step for source in sources)
     sign = -1 if isinstance(layer, layers.Subtract) else 1
-    return _fixed_point(integers[0], first / step, sign * integers[1], second / step)
+    return _fixed_point(integers[0], first, sign * integers[1], second)
 
 
 def _shifted(inputs: tf.Tensor, source: tf.Tensor, lower: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
@@ -101,39 +121,34 @@ def _fixed_point(a: tf.Tensor, a_ratio: tf.Tensor, b: tf.Tensor, b_ratio: tf.Ten
     return tf.cast(tf.bitwise.right_shift(total, shift), tf.float32)
 
 
-def _product(layer: Any, integers: list[tf.Tensor], sources: list[Any], step: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+def _product(layer: Any, integers: list[tf.Tensor], sources: list[StoredGrid], output: StoredGrid) -> tf.Tensor:
     """MUL."""
     del layer
-    first, second = (source.stored_step() for source in sources)
-    return tf.round(integers[0] * integers[1] * (first * second / step))
+    first, second = sources
+    return tf.round(integers[0] * integers[1] * (first.step * second.step / output.step))
 
 
-def _mean(
-    layer: Any, integers: list[tf.Tensor], sources: list[Any], step: tf.Tensor, zero_point: tf.Tensor
-) -> tf.Tensor:
+def _mean(layer: Any, integers: list[tf.Tensor], sources: list[StoredGrid], output: StoredGrid) -> tf.Tensor:
     """MEAN: the zero points are inside the rounding."""
     (values,), (source,) = integers, sources
-    source_zero_point = _zero_point(source, source.step_zero_lower()[1])
     axes = list(range(1, values.shape.rank - 1))
     count = tf.cast(tf.reduce_prod(tf.shape(values)[1:-1]), tf.float32)
-    multiplier = source.stored_step() / step * (tf.ones_like(count) / count)
-    offset = zero_point - source_zero_point * count * multiplier
-    total = tf.reduce_sum(values + source_zero_point, axes, keepdims=layer.keepdims)
-    return tf.round(total * multiplier + offset) - zero_point
+    multiplier = source.step / output.step * (tf.ones_like(count) / count)
+    offset = output.zero_point - source.zero_point * count * multiplier
+    total = tf.reduce_sum(values + source.zero_point, axes, keepdims=layer.keepdims)
+    return tf.round(total * multiplier + offset) - output.zero_point
 
 
-def _tied(
-    layer: Any, integers: list[tf.Tensor], sources: list[Any], step: tf.Tensor, zero_point: tf.Tensor
-) -> tf.Tensor:
+def _tied(layer: Any, integers: list[tf.Tensor], sources: list[StoredGrid], output: StoredGrid) -> tf.Tensor:
     """What is computed on the grid of the inputs."""
-    del sources, step
+    del sources
     if isinstance(layer, layers.LeakyReLU):  # 8 fractional bits, ties up.
         (values,) = integers
         slope = np.round(256.0 * float(layer.alpha))
         return tf.where(values >= 0, values, tf.floor((values * slope + 128.0) * (1 / 256)))
     if isinstance(layer, layers.AveragePooling2D):  # Ties go away from the stored 0.
-        average = layer(integers[0] + zero_point)
-        return tf.sign(average) * tf.floor(tf.abs(average) + 0.5) - zero_point
+        average = layer(integers[0] + output.zero_point)
+        return tf.sign(average) * tf.floor(tf.abs(average) + 0.5) - output.zero_point
     values = layer(integers if len(integers) > 1 else integers[0])
     return tf.floor(values + 0.5) if isinstance(layer, layers.UpSampling2D) else tf.round(values)
 

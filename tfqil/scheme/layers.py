@@ -15,6 +15,7 @@ from tfqil.numerics.grid import ActivationGrid, WeightGrid
 from tfqil.numerics.storable import storable
 from tfqil.quantizers import ActivationQuantizer, WeightQuantizer
 from tfqil.scheme import inference
+from tfqil.scheme.inference import StoredGrid
 
 
 @_host.serializable
@@ -189,19 +190,14 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
             return self.site_variables(0)
         return self.quantizer.united(self._site_variables)
 
-    def step_zero_lower(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The parameters of the grid as float32 scalars."""
-        _, zero, lower = self.quantizer.step_zero_lower(self.quantizer_variables)
-        return self.stored_step() / self.normalizer(), zero, lower
-
-    def stored_step(self) -> tf.Tensor:
-        """The step of the tensor in a file, which does not divide it by the normalizer."""
-        step, _, _ = self.quantizer.step_zero_lower(self.quantizer_variables)
-        return storable(step * self.normalizer())
-
-    def normalizer(self) -> tf.Tensor:
-        """What the quantizer divides the tensor by, a float32 scalar; 1 but for normalized outputs."""
-        return self.quantizer.normalizer(self.quantizer_variables)
+    def stored_grid(self) -> StoredGrid:
+        """The grid of the tensor in a file, as tensors."""
+        variables = self.quantizer_variables
+        step, zero, lower = self.quantizer.step_zero_lower(variables)
+        normalizer = self.quantizer.normalizer(variables)
+        return StoredGrid(
+            step=storable(step * normalizer), zero=zero, lower=lower, normalizer=normalizer, bits=self.quantizer.bits
+        )
 
     def is_initialized(self) -> bool:
         """Whether data have set the grid."""
@@ -209,8 +205,9 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
 
     def grid(self) -> ActivationGrid:
         """The levels of the tensor at inference."""
+        stored = self.stored_grid()
         return dataclasses.replace(
-            self.quantizer.grid(self.quantizer_variables), step=float(self.stored_step() / self.normalizer())
+            self.quantizer.grid(self.quantizer_variables), step=float(stored.step / stored.normalizer)
         )
 
     def call(self, inputs: Any, training: Any = None, site: int = 0, operands: Any = None) -> Any:
@@ -235,16 +232,16 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
 
     def _inferred(self, inputs: Any, site: int, operands: Any) -> tf.Tensor:
         """The tensor as the file has it."""
-        step, (_, zero, lower) = self.stored_step(), self.step_zero_lower()
-        values = inference.levels(self, tf.cast(inputs, tf.float32), operands, site)
-        highest = float(2**self.quantizer.bits - 1) - zero
+        grid = self.stored_grid()
+        values = inference.levels(self, grid, tf.cast(inputs, tf.float32), operands, site)
+        highest = float(2**grid.bits - 1) - grid.zero
         lowest = highest - 255.0  # The file's clip: int8 ends there, however few levels training has.
         low, high = self.clips[site]
         if low is not None or not self.quantizer.is_signed:
-            lowest = tf.zeros_like(zero)
+            lowest = tf.zeros_like(grid.zero)
         if high is not None:
-            highest = tf.minimum(highest, tf.round((high - lower) / step))
-        return tf.clip_by_value(values, lowest, highest) * (step / self.normalizer())
+            highest = tf.minimum(highest, tf.round((high - grid.lower) / grid.step))
+        return tf.clip_by_value(values, lowest, highest) * (grid.step / grid.normalizer)
 
     def clipped(self, inputs: Any, site: int = 0) -> Any:
         """The tensor between the ends of its clip, if there are any."""
