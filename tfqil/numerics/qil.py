@@ -89,7 +89,7 @@ def quantize_activations(
         outputs = tf.round(distance * (levels / width)) * (scale * (1.0 / levels))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            inside = tf.where(tf.equal(shifted, distance), upstream, tf.zeros_like(upstream))
+            inside = tf.where(tf.equal(shifted, distance), upstream, 0.0)
             total = tf.reduce_sum(inside)
             if normalized:
                 slope = 1.0 / width
@@ -206,5 +206,5 @@ def _sum_to(values: tf.Tensor, parameter: tf.Tensor) -> tf.Tensor:
 
 
 def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """The sum of products in one pass, without the tensor of products."""
-    return tf.tensordot(tf.reshape(a, [-1]), tf.reshape(b, [-1]), 1)
+    """The sum of products; not as a product of matrices, for which TensorFlow uses one thread."""
+    return tf.reduce_sum(a * b)
