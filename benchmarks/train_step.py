@@ -1,0 +1,192 @@
+"""Time and memory of a training step: float, TFMOT and each method of tfqil, in one run.
+
+    python benchmarks/train_step.py [--networks=resnet18_unscaled] [--jit] [--output=benchmarks/output/train_step.json]
+
+The candidates of a network are in one process and take turns, a step each (`train_on_batch`, SGD with momentum). The
+peak memory is that of a process of its own per candidate, which builds the network and takes some steps.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pathlib
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import architectures
+import numpy as np
+import rich.console
+import rich.table
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras as keras
+from absl import app, flags, logging
+
+import tfqil
+
+_NETWORKS = flags.DEFINE_list("networks", ["resnet18_unscaled", "mobilenet_v2"], "Of benchmarks/architectures.py.")
+_CANDIDATES = flags.DEFINE_list("candidates", [], "Names of the table, beside float; all without.")
+_SIZE = flags.DEFINE_integer("size", 64, "Height and width of images.", lower_bound=32)
+_BATCH = flags.DEFINE_integer("batch", 32, "Images per step.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each candidate.", lower_bound=1)
+_JIT = flags.DEFINE_bool("jit", False, "Compile the steps with XLA.")
+_MEMORY = flags.DEFINE_bool("memory", True, "Measure the peak memory too.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+
+_FLOAT = "float"
+# Steps before the timed ones: tracing, and the batches on which a model that is not calibrated sets its intervals.
+_WARM_UP = 6
+
+
+def _tfqil(config: tfqil.LowBitQuantizeConfig) -> Callable[[keras.Model], keras.Model]:
+    return lambda network: tfqil.quantize_model(network, config)
+
+
+def _n_bit(network: keras.Model) -> keras.Model:
+    scheme = tfmot.quantization.keras.experimental.default_n_bit.DefaultNBitQuantizeScheme(
+        num_bits_weight=4, num_bits_activation=4
+    )
+    return tfmot.quantization.keras.quantize_apply(tfmot.quantization.keras.quantize_annotate_model(network), scheme)
+
+
+CANDIDATES: dict[str, Callable[[keras.Model], keras.Model]] = {
+    _FLOAT: lambda network: network,
+    "TFMOT 8-bit": lambda network: tfmot.quantization.keras.quantize_model(network),
+    "TFMOT n-bit 4/4": _n_bit,
+    "QIL 4/4": _tfqil(tfqil.QILQuantizeConfig(4, 4)),
+    "QIL 2/2, gamma": _tfqil(tfqil.QILQuantizeConfig(2, 2, train_gamma=True)),
+    "LBW 4/8": _tfqil(tfqil.LBWQuantizeConfig(4, 8)),
+    "BCGD 1/4": _tfqil(tfqil.BCGDQuantizeConfig(1, 4)),
+    "BinaryRelax 1/4": _tfqil(tfqil.BCGDQuantizeConfig(1, 4, relax=True)),
+}
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
+    unknown = [name for name in _CANDIDATES.value if name not in CANDIDATES]
+    if unknown:
+        raise SystemExit(f"Got --candidates={','.join(unknown)}, expected some of {', '.join(CANDIDATES)}.")
+    names = [name for name in CANDIDATES if not _CANDIDATES.value or name in (_FLOAT, *_CANDIDATES.value)]
+    results = [record for network in _NETWORKS.value for record in measure(network, names)]
+    rich.console.Console().print(table(results))
+    if _OUTPUT.value:
+        path = pathlib.Path(_OUTPUT.value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def measure(network: str, names: list[str]) -> list[dict[str, Any]]:
+    """One record per candidate."""
+    images, labels = batch(network)
+    models, first = {}, {}
+    for name in names:
+        start = time.perf_counter()
+        models[name] = compiled(network, name)
+        models[name].train_on_batch(images, labels)
+        first[name] = time.perf_counter() - start
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(_WARM_UP + _STEPS.value):
+        for name, model in models.items():
+            start = time.perf_counter()
+            model.train_on_batch(images, labels)  # Returns the loss, so that the step is done.
+            if number >= _WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    peaks = {name: peak_megabytes(network, name) for name in names} if _MEMORY.value else {}
+    return [
+        {
+            "network": network,
+            "candidate": name,
+            "jit": _JIT.value,
+            "images": [_BATCH.value, _SIZE.value, _SIZE.value],
+            "first_seconds": first[name],
+            "milliseconds": 1e3 * medians[name],
+            "of_float": medians[name] / medians[_FLOAT],
+            "of_tfmot": medians[name] / medians["TFMOT 8-bit"] if "TFMOT 8-bit" in medians else None,
+            "peak_megabytes": peaks.get(name),
+            "peak_of_float": peaks[name] / peaks[_FLOAT] if peaks else None,
+        }
+        for name in names
+    ]
+
+
+def batch(network: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and classes of a step."""
+    model = architectures.build(network, _SIZE.value)
+    images = architectures.images(network, model, _BATCH.value, seed=0)
+    return images, np.arange(_BATCH.value) % model.output_shape[-1]
+
+
+def compiled(network: str, name: str) -> keras.Model:
+    """A candidate that is ready to train."""
+    model = CANDIDATES[name](architectures.build(network, _SIZE.value))
+    optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
+    if name.startswith("BCGD"):
+        optimizer = tfqil.optimizers.BlendedOptimizer(optimizer, model)
+    # The applications end in a softmax, the others in logits: what a step costs is the same.
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, jit_compile=_JIT.value)
+    return model
+
+
+def peak_megabytes(network: str, name: str) -> float:
+    """The peak memory of a process that trains a candidate for some steps."""
+    context = multiprocessing.get_context("spawn")  # Starts from nothing, as a user does.
+    receiver, sender = context.Pipe(duplex=False)
+    flags_of_run = [f"--size={_SIZE.value}", f"--batch={_BATCH.value}", f"--jit={_JIT.value}"]
+    process = context.Process(target=_train, args=(network, name, flags_of_run, sender))
+    process.start()
+    sender.close()
+    try:
+        return float(receiver.recv())
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"The process of {name} ended with exit code {process.exitcode}.") from None
+    finally:
+        process.join()
+
+
+def _train(network: str, name: str, flags_of_run: list[str], sender: Connection) -> None:
+    """What a process does."""
+    flags.FLAGS(["train_step", *flags_of_run])
+    logging.set_verbosity(logging.ERROR)
+    images, labels = batch(network)
+    model = compiled(network, name)
+    for _ in range(_WARM_UP):
+        model.train_on_batch(images, labels)
+    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # In kilobytes on Linux.
+
+
+def table(results: list[dict[str, Any]]) -> rich.table.Table:
+    """One row per candidate."""
+    how = "XLA" if _JIT.value else "no XLA"
+    shown = rich.table.Table(
+        title=f"A training step: {_BATCH.value} images of {_SIZE.value} x {_SIZE.value}, {how}, "
+        f"{tf.config.threading.get_intra_op_parallelism_threads() or 'all'} threads",
+        caption="first: seconds from the float network to the end of the first step, tracing included.",
+    )
+    for heading in ("network", "candidate", "ms", "of float", "of TFMOT 8-bit", "first s", "peak MB", "of float"):
+        shown.add_column(heading, justify="left" if heading in ("network", "candidate") else "right")
+    for record in results:
+        if record["candidate"] == _FLOAT and record is not results[0]:
+            shown.add_section()
+        shown.add_row(
+            record["network"] if record["candidate"] == _FLOAT else "",
+            record["candidate"],
+            f"{record['milliseconds']:.1f}",
+            f"{record['of_float']:.2f}x",
+            f"{record['of_tfmot']:.2f}x" if record["of_tfmot"] else "-",
+            f"{record['first_seconds']:.1f}",
+            f"{record['peak_megabytes']:,.0f}" if record["peak_megabytes"] else "-",
+            f"{record['peak_of_float']:.2f}x" if record["peak_of_float"] else "-",
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    app.run(main)
