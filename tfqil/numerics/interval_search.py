@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tfqil.numerics.bins import bin_sums
+
 BINS = 1024
 # Points inside a bin at which the error is averaged: with 255 levels a bin is nearly as wide as a step.
 _POINTS = 8
@@ -24,13 +26,13 @@ def histogram(magnitudes: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
     """Counts of |x| in `BINS` equal bins over [0, largest].
 
     Shapes: largest () or the last axes of magnitudes; the result is float32, the shape of largest + (BINS,).
-    Larger entries count in the last bin.
+    Larger entries count in the last bin, NaN in the first.
     """
     slices = largest.shape.num_elements()
-    scale = BINS / tf.maximum(largest, np.finfo(np.float32).tiny)
-    bins = tf.cast(tf.clip_by_value(magnitudes * scale, 0.0, BINS - 1.0), tf.int32)
+    scale = BINS / tf.maximum(largest, BINS * np.finfo(np.float32).tiny)
+    bins = tf.maximum(tf.cast(tf.minimum(magnitudes * scale, BINS - 1.0), tf.int32), 0)
     segments = tf.reshape(bins, [-1, slices]) + BINS * tf.range(slices)
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(segments, tf.float32), segments, BINS * slices)
+    counts = bin_sums(segments, tf.zeros((0,)), bins=BINS * slices)
     return tf.reshape(counts, [*largest.shape, BINS])
 
 

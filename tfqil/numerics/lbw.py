@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfqil.numerics.bins import bin_sums
 from tfqil.numerics.finite import magnitudes
 from tfqil.numerics.grid import check_bits
 
@@ -145,10 +146,8 @@ def _moments_by_half_octave(magnitude: tf.Tensor, channels: tf.TensorShape, rows
     half_octave = tf.bitwise.right_shift(tf.bitcast(magnitude, tf.int32), 22)
     # `or` instead of a sum: TensorFlow adds int32 on the host even if the tensors are on a GPU.
     segments = tf.bitwise.bitwise_or(half_octave, tf.reshape(256 * tf.range(slices), channels))
-    moments = [
-        tf.math.unsorted_segment_sum(values, segments, 256 * slices)
-        for values in (tf.ones_like(magnitude, tf.float64), tf.cast(magnitude, tf.float64))
-    ]
+    numbers = bin_sums(segments, tf.zeros((0,), tf.float64), bins=256 * slices)
+    moments = [numbers, bin_sums(segments, tf.cast(magnitude, tf.float64), bins=256 * slices)]
     with_two = tf.pad(tf.reshape(tf.stack(moments), [2, slices, 256]), [[0, 0], [0, 0], [0, 1]])
     return tf.reverse(tf.reshape(with_two[..., 257 - 2 * rows :], [2, slices, rows, 2]), axis=[2, 3])
 
