@@ -21,6 +21,8 @@ _EDGES = (
     "their steps learn as fast as weights. larq's DoReFa clips activations to 0 ... 1. The learning rate was chosen",
     "for QIL, on seed 0. QKeras and larq are not measured at 3/3.",
 )
+# Points; the bars of larger losses are cut off, and say how long they are.
+_LARGEST_SHOWN_LOSS = -20.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,8 +104,13 @@ def document(all_rows: Sequence[Row], settings: dict[str, Any]) -> str:
         "|" + "---|" * len(_HEADINGS),
         *("| " + " | ".join(_texts(row)) + " |" for row in all_rows),
     ]
-    reasons = {text for row in all_rows for record in row.records if (text := _remark(record))}
-    return "\n".join([*lines, "", *(f"- {reason}" for reason in sorted(reasons)), ""])
+    reasons = {
+        f"{row['package']} {row['method']}": text
+        for row in all_rows
+        for record in row.records
+        if (text := _reason(record))
+    }
+    return "\n".join([*lines, "", *(f"- {name}: {reason}." for name, reason in sorted(reasons.items())), ""])
 
 
 def plot(all_rows: Sequence[Row], path: pathlib.Path) -> None:
@@ -124,7 +131,12 @@ def plot(all_rows: Sequence[Row], path: pathlib.Path) -> None:
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("points of accuracy above the float network (bar: mean, dots: seeds; blue: tfqil)")
-    axes.set_xlim(left=max(-20.0, min(min(row.gaps) for row in shown) - 0.5))
+    gaps = [gap for row in shown for gap in row.gaps]
+    axes.set_xlim(max(_LARGEST_SHOWN_LOSS, min(gaps) - 0.5), max(gaps) + 0.5)
+    axes.margins(y=0.01)
+    for place, row in enumerate(shown):
+        if (mean := statistics.fmean(row.gaps)) < _LARGEST_SHOWN_LOSS:
+            axes.text(_LARGEST_SHOWN_LOSS + 0.2, place, f"{mean:.1f}", va="center", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
@@ -156,6 +168,7 @@ def _caption(all_rows: Sequence[Row]) -> str:
     )
 
 
-def _remark(record: dict[str, Any]) -> str | None:
+def _reason(record: dict[str, Any]) -> str | None:
+    """Why a cell has no accuracy, or none of a file; the same at all widths, but for what a refusal quotes."""
     reason = record.get("reason") or record.get("no_file")
-    return reason and f"{record['package']} {record['method']} {record['bits']}: {reason}."
+    return reason and str(reason).split(", but got")[0]

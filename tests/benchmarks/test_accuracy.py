@@ -174,7 +174,7 @@ class TestTable:
         failed = {name: value for name, value in record("2/2", 0, package="other").items() if name != "keras_accuracy"}
         rows = accuracy_table.rows([{"a": {**failed, "reason": "ValueError: no"}, "b": record("2/2", 1.0)}])
         text = accuracy_table.document(rows, SETTINGS)
-        assert "- other m 2/2: ValueError: no." in text
+        assert "- other m: ValueError: no." in text
         assert "| fails | - | - | - |" in text
 
     def test_the_picture_has_every_row(self, tmp_path):
