@@ -60,9 +60,11 @@ $(STAMP): requirements.lock setup.py
 demo: $(STAMP)
 	$(RUN) $(BIN)/python examples/quickstart.py
 
+# In the order of their names, which has the slow ones, of benchmarks and examples, first: with the scopes of most tests
+# first, one process is left alone with them at the end.
 # The tests marked `matrix` are the cells of `make matrix`, hours of CPU; a few cheap cells are not marked and run here.
 test: $(STAMP)
-	$(RUN) $(BIN)/python -m pytest -n 2 --dist loadscope -m "not matrix"
+	$(RUN) $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not matrix"
 
 # Not part of `test`: 21 architectures, 4 configs and 3 storages are 252 cells and take hours of CPU.
 matrix: $(STAMP)
