@@ -80,3 +80,11 @@ def test_compiled_results_are_the_eager_ones(jit):
         run(magnitudes, largest), tf.function(run, jit_compile=jit)(magnitudes, largest), strict=True
     ):
         np.testing.assert_array_equal(compiled, eager)
+
+
+def test_what_is_no_number_counts_as_nothing():
+    counts = interval_search.histogram(tf.constant([np.nan, 0.5, 1.0, np.inf]), tf.constant(1.0))
+    expected = np.zeros(interval_search.BINS)
+    expected[[0, interval_search.BINS // 2]] = 1
+    expected[-1] = 2
+    np.testing.assert_array_equal(counts, expected)
