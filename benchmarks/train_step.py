@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py [--networks=resnet18_unscaled] [--jit] [--output=benchmarks/output/train_step.json]
 
-The candidates of a network are in one process and take turns, a step each (`train_on_batch`, SGD with momentum). The
-peak memory is that of a process of its own per candidate, which builds the network and takes some steps.
+The candidates of a network are in one process and take turns in random order, a step each (`train_on_batch`, SGD with
+momentum). The peak memory is that of a process of its own per candidate, which builds the network and takes some steps.
 """
 
 from __future__ import annotations
@@ -90,10 +90,11 @@ def measure(network: str, names: list[str]) -> list[dict[str, Any]]:
         models[name].train_on_batch(images, labels)
         first[name] = time.perf_counter() - start
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    order = np.random.default_rng(0)
     for number in range(_WARM_UP + _STEPS.value):
-        for name, model in models.items():
+        for name in order.permutation(names):  # A step depends on what ran before it.
             start = time.perf_counter()
-            model.train_on_batch(images, labels)  # Returns the loss, so that the step is done.
+            models[name].train_on_batch(images, labels)  # Returns the loss, so that the step is done.
             if number >= _WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
