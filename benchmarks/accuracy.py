@@ -30,6 +30,7 @@ _CELLS = flags.DEFINE_list("cells", [], "Parts of the names of cells to train; a
 _RECORDS = flags.DEFINE_string("records", "benchmarks/output/accuracy", "Folder of the records, a JSON file per seed.")
 _DIRECTORY = flags.DEFINE_string("directory", "benchmarks/output/accuracy", "Folder of models and checkpoints.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the generated set is stored.")
+_TRAIN = flags.DEFINE_bool("train", True, "Train the cells that are missing; without, the table has what there is.")
 _MARKDOWN = flags.DEFINE_string("markdown", None, "Markdown file of the table, such as docs/accuracy.md.")
 _PLOT = flags.DEFINE_string("plot", None, "Picture of the table, such as docs/accuracy.png.")
 _WIDTH = flags.DEFINE_float("width", 0.25, "Share of the network's channels.", lower_bound=0.01)
@@ -79,6 +80,10 @@ def _measured(
             "--records, and another --directory."
         )
     records: dict[str, dict[str, Any]] = found["records"]
+    if not _TRAIN.value:
+        if not records:
+            raise ValueError(f"Got no records in {path}, expected some for --notrain: name their folder by --records.")
+        return records
     for cell in wanted:
         if cell.missing and cell.name not in records:
             print(f"{cell.name}: left out, {cell.needs} is not installed", flush=True)

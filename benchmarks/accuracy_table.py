@@ -14,9 +14,10 @@ import rich.table
 
 _HEADINGS = ("bits W/A", "package", "method", "epochs", "Keras %", "file %", "to float", "per seed", "integer-only")
 # What is not alike in the rows.
-_EDGES = (
+_DIFFERENCES = (
     "What differs beside the method: tfqil gives the first and the last layer 8 bits, and its intervals a hundredth of",
-    "the learning rate, as QIL's authors do; TFMOT's n-bit scheme gives all layers and the input the bits of the row;",
+    "the learning rate, as QIL's authors do (all of it where they learn alone); TFMOT's n-bit scheme gives all layers",
+    "and the input the bits of the row;",
     "QKeras, larq, LSQ and PACT leave the weights of the first and the last layer in float, as their authors do, and",
     "their steps learn as fast as weights. larq's DoReFa clips activations to 0 ... 1. The learning rate was chosen",
     "for QIL, on seed 0. QKeras and larq are not measured at 3/3.",
@@ -96,7 +97,7 @@ def document(all_rows: Sequence[Row], settings: dict[str, Any]) -> str:
         f"({settings['epochs']} for each stage of progressive finetuning; a direct method has as many as the stages up "
         f"to its widths). {_caption(all_rows)}",
         "",
-        *_EDGES,
+        *_DIFFERENCES,
         "",
         "![Accuracy against the float network](accuracy.png)",
         "",

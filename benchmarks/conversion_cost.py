@@ -10,16 +10,14 @@ training batch of the images that tfqil calibrates on.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import pathlib
-import resource
 import statistics
 import time
 import warnings
-from multiprocessing.connection import Connection
 
 import architectures
 import numpy as np
+import processes
 import rich.console
 import rich.table
 import tensorflow as tf
@@ -45,7 +43,7 @@ def main(_: list[str]) -> None:
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in _WAYS}
     for _round in range(_REPEATS.value):
         for way in _WAYS:
-            runs[way].append(_in_a_process(way))
+            runs[way].append(processes.call(_measure, way, _ARCHITECTURE.value, _SIZE.value, _CHECK.value))
     result = summarize(runs)
     rich.console.Console().print(table(result))
     if _OUTPUT.value:
@@ -72,37 +70,18 @@ def summarize(runs: dict[str, list[dict[str, float]]]) -> dict[str, object]:
     }
 
 
-def _in_a_process(way: str) -> dict[str, float]:
-    context = multiprocessing.get_context("spawn")  # Starts from nothing, as a user does.
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(way, _ARCHITECTURE.value, _SIZE.value, _CHECK.value, sender))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"The process of {way} ended with exit code {process.exitcode}.") from None
-    finally:
-        process.join()
-
-
-def _measure(way: str, architecture: str, size: int, check: bool, sender: Connection) -> None:
+def _measure(way: str, architecture: str, size: int, check: bool) -> dict[str, float]:
     """What a process does."""
     logging.set_verbosity(logging.ERROR)
     warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")  # TFMOT's file.
     model = architectures.build(architecture, size)
     images = architectures.images(architecture, model, _IMAGES, seed=0)
-    before = _peak_megabytes()
+    before = processes.peak_megabytes()
     start = time.perf_counter()
     tflite = _with_tfqil(model, images, check) if way == "tfqil" else _with_tfmot(model, images)
     seconds = time.perf_counter() - start
-    peak = _peak_megabytes()
-    sender.send({"seconds": seconds, "peak_megabytes": peak, "megabytes_before": before, "bytes": len(tflite)})
-
-
-def _peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # In kilobytes on Linux.
+    peak = processes.peak_megabytes()
+    return {"seconds": seconds, "peak_megabytes": peak, "megabytes_before": before, "bytes": len(tflite)}
 
 
 def _with_tfqil(model: keras.Model, images: np.ndarray, check: bool) -> bytes:

@@ -9,17 +9,15 @@ momentum). The peak memory is that of a process of its own per candidate, which 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import pathlib
-import resource
 import statistics
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
 
 import architectures
 import numpy as np
+import processes
 import rich.console
 import rich.table
 import tensorflow as tf
@@ -98,7 +96,10 @@ def measure(network: str, names: list[str]) -> list[dict[str, Any]]:
             if number >= _WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    peaks = {name: peak_megabytes(network, name) for name in names} if _MEMORY.value else {}
+    flags_of_run = [f"--size={_SIZE.value}", f"--batch={_BATCH.value}", f"--jit={_JIT.value}"]
+    peaks = {}
+    if _MEMORY.value:
+        peaks = {name: processes.call(_peak_of_steps, network, name, flags_of_run) for name in names}
     return [
         {
             "network": network,
@@ -135,32 +136,15 @@ def compiled(network: str, name: str) -> keras.Model:
     return model
 
 
-def peak_megabytes(network: str, name: str) -> float:
+def _peak_of_steps(network: str, name: str, flags_of_run: list[str]) -> float:
     """The peak memory of a process that trains a candidate for some steps."""
-    context = multiprocessing.get_context("spawn")  # Starts from nothing, as a user does.
-    receiver, sender = context.Pipe(duplex=False)
-    flags_of_run = [f"--size={_SIZE.value}", f"--batch={_BATCH.value}", f"--jit={_JIT.value}"]
-    process = context.Process(target=_train, args=(network, name, flags_of_run, sender))
-    process.start()
-    sender.close()
-    try:
-        return float(receiver.recv())
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"The process of {name} ended with exit code {process.exitcode}.") from None
-    finally:
-        process.join()
-
-
-def _train(network: str, name: str, flags_of_run: list[str], sender: Connection) -> None:
-    """What a process does."""
     flags.FLAGS(["train_step", *flags_of_run])
     logging.set_verbosity(logging.ERROR)
     images, labels = batch(network)
     model = compiled(network, name)
     for _ in range(_WARM_UP):
         model.train_on_batch(images, labels)
-    sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # In kilobytes on Linux.
+    return processes.peak_megabytes()
 
 
 def table(results: list[dict[str, Any]]) -> rich.table.Table:

@@ -106,7 +106,7 @@ def run_network(network: keras.Model, images: np.ndarray) -> dict[str, np.ndarra
 
 
 def float_file(network: keras.Model) -> bytes:
-    """The file of a float network, from a function: `from_keras_model` traces YOLOV8 several times over, a minute."""
+    """The file of a float network, from a function: `from_keras_model` traces YOLOV8 several times, and slowly."""
     module = tf.Module()
     module.network_variables = network.variables
     images = tf.TensorSpec((None, *network.input_shape[1:]))

@@ -272,8 +272,8 @@ class Run:
             tflite = results.float_file(self._in_float32(model))
         else:
             tflite = tfqil.convert(model, self.storage)
-            images, _ = next(self.data.test.as_numpy_iterator())
-            report = tfqil.verify(model, tflite, images[:_FILE_BATCH])
+            images, _ = next(self.data.test.unbatch().batch(_FILE_BATCH).as_numpy_iterator())
+            report = tfqil.verify(model, tflite, images)
             record["differing_from_deployable"] = report.differing_from_deployable
         (folder / "model.tflite").write_bytes(tflite)
         record["file_accuracy"] = self.data.test_accuracy(functools.partial(run_file, tflite))

@@ -22,7 +22,7 @@ def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"Got the file {folder}, expected a folder: choose another --directory.")
     if note.is_file():
-        found = read_json(note)
+        found = _description(note)
         stages, wanted = found.get("schedule", []), description.get("schedule", [])
         if stages[: len(wanted)] == wanted[: len(stages)]:
             # Stages that a longer schedule has left are those of that schedule.
@@ -40,6 +40,17 @@ def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(note, description)
+
+
+def _description(note: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = read_json(note)
+    except UnusableError:
+        found = None
+    if not isinstance(found, dict):
+        # Without it nothing says what the folder holds, so that deleting it would not help.
+        raise UnusableError(f"Got {note}, which is damaged, expected what a run wrote: choose another --directory.")
+    return found
 
 
 def read_json(path: pathlib.Path) -> Any:

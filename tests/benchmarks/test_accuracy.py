@@ -83,6 +83,14 @@ class TestRun:
         arguments = [*command(tmp_path), f"--data_dir={finished[0]}", argument]
         assert scripts.refused(*arguments, before=FEWER) == sentence
 
+    def test_a_table_of_what_is_there_trains_nothing(self, finished, tmp_path):
+        folder, _ = finished
+        printed = scripts.run(*command(folder, "direct_2-2"), "--notrain", f"--markdown={tmp_path / 'table.md'}")
+        assert "seed 0, " not in printed
+        assert "| tfqil | QIL progressive |" in (tmp_path / "table.md").read_text()
+        sentence = scripts.refused(*command(tmp_path), "--notrain")
+        assert "expected some for --notrain" in sentence
+
     def test_an_unknown_cell_is_refused(self, tmp_path):
         assert "Got --cells=hqq, expected a part of one of " in scripts.refused(*command(tmp_path, "hqq"))
 

@@ -162,6 +162,13 @@ class TestFolder:
             runs.require_same_run(tmp_path, {"schedule": ["32", "5", "3"]})
         runs.require_same_run(tmp_path, {"schedule": ["32", "5", "4", "3"]})
 
+    @pytest.mark.parametrize("text", ['{"schedule": ["32"', "[]"])
+    def test_a_damaged_note_is_refused(self, tmp_path, text):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ValueError, match=r"run.json, which is damaged, .*: choose another --directory"):
+            runs.require_same_run(tmp_path, {"schedule": ["32"]})
+        assert (tmp_path / "run.json").read_text() == text
+
     def test_a_file_is_refused(self, tmp_path):
         (tmp_path / "run").write_text("")
         with pytest.raises(ValueError, match=r"Got the file .*run, expected a folder"):

@@ -17,7 +17,7 @@ def bin_sums(bins_of: tf.Tensor, weights: tf.Tensor, *, bins: int) -> tf.Tensor:
     bins_of, weights = tf.reshape(bins_of, [-1]), tf.reshape(weights, [-1])
     if weights.dtype == tf.float32 or not tf.config.list_logical_devices("GPU"):
         return tf.raw_ops.DenseBincount(input=bins_of, size=bins, weights=weights)
-    # That kernel, with all threads five times faster on a CPU than this one, has no float64 on a GPU.
+    # That kernel, which takes all threads of a CPU and this one takes one, has no float64 on a GPU.
     if weights.shape.num_elements() == 0:
         weights = tf.ones_like(bins_of, weights.dtype)
     return tf.math.unsorted_segment_sum(weights, bins_of, bins)

@@ -24,10 +24,10 @@ SMALLEST_OFFSET = 2.0**-9
 
 
 class StoredGrid(NamedTuple):
-    """The grid of a tensor in a file: the tensor times its normalizer, minus its lower end, is step * (code - zero).
+    """The grid of a tensor in a file: what is left after subtracting `lower` is step * (code - zero).
 
     Attributes:
-        step: the step, float32 scalar; that of the tensor in Keras is step / normalizer.
+        step: the step, float32 scalar; in Keras, which divides by the normalizer, it is step / normalizer.
         zero: the code of the value 0, float32 scalar.
         lower: what was subtracted, float32 scalar.
         normalizer: what the quantizer divides the tensor by, float32 scalar; 1 but for normalized outputs.
