@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import hypothesis
@@ -245,3 +246,24 @@ def test_gradients_of_intervals_are_finite_whatever_arrives(value):
             upstream = np.float32([1, value, 1, 1])
             found = gradient_of(lambda *p, q=quantize: q(*p, bits=3), parameters, upstream)
             assert np.isfinite(found[1]) and np.isfinite(found[2])
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_zeros_of_a_relu_do_not_move_an_interval_that_begins_at_0(normalized):
+    interval = [tf.constant(1.0), tf.constant(1.0)]
+    x = np.array([0.3, 1.2], np.float32)
+    with_zeros, upstream = np.concatenate([x, np.zeros(5, np.float32)]), np.array([0.7, -0.2, *[1.0] * 5], np.float32)
+
+    def gradients(values, upstream):
+        quantize = functools.partial(qil.quantize_activations, bits=4, normalized=normalized)
+        return gradient_of(quantize, [tf.constant(values), *interval], upstream)[1:]
+
+    np.testing.assert_array_equal(gradients(with_zeros, upstream), gradients(x, upstream[:2]))
+
+
+@pytest.mark.parametrize("gamma", [None, 0.5, 1.0])
+def test_weights_of_0_can_leave_it_where_the_interval_begins_at_0(gamma):
+    parameters = [tf.zeros(3), tf.constant(1.0), tf.constant(1.0)]
+    parameters += [] if gamma is None else [tf.constant(gamma)]
+    gradient, *_ = gradient_of(functools.partial(qil.quantize_weights, bits=4), parameters, np.ones(3, np.float32))
+    assert np.all(gradient > 0)

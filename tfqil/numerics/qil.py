@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfqil.numerics.finite import finite_or_zero
@@ -70,9 +71,9 @@ def quantize_activations(
         codes = round(q clip((x - l) / (2 d), 0, 1)),  q = 2^bits - 1
         output = 2 d codes / q, or codes / q if `normalized` (the paper's form)
     Gradient, scaled form, y the output:
-        inside   d/dx = 1    d/dc = -1    d/dd = (y - (x - l)) / d + 1
+        inside   d/dx = 1    d/dc = -1    d/dd = (y - (x - l)) / d + 1      inside: l < x < c + d
         above    0           0            2
-        below    0           0            0
+        below    0           0            0          so zeros of a ReLU do not move l = 0
         `normalized`: inside 1 / (2 d), -1 / (2 d), (c - x) / (2 d^2), elsewhere 0. Gradients of c and d are summed;
         a sum that is not finite counts as 0.
     Shapes: inputs any; center, half_width scalars. Units: those of the inputs.
@@ -82,21 +83,23 @@ def quantize_activations(
 
     @tf.custom_gradient
     def quantize(inputs: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> Any:
-        width = 2.0 * half_width
-        shifted = inputs - (center - half_width)
-        distance = tf.clip_by_value(shifted, 0.0, width)
+        lower, width = center - half_width, 2.0 * half_width
         scale = 1.0 if normalized else width
+        distance = tf.clip_by_value(inputs - lower, 0.0, width)
         outputs = tf.round(distance * (levels / width)) * (scale * (1.0 / levels))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            inside = tf.where(tf.equal(shifted, distance), upstream, 0.0)
+            # The interval on [0, 6]: ReLU6 tests both ends in one pass. Its input is computed again, not kept, since
+            # activations are what training needs memory for.
+            sixths = (inputs - lower) * (6.0 / width)
+            inside = tf.raw_ops.Relu6Grad(gradients=upstream, features=sixths)
             total = tf.reduce_sum(inside)
+            u = _dot(inside, sixths) / 6.0
             if normalized:
                 slope = 1.0 / width
-                grad_half_width = slope * (total - _dot(inside, distance) / half_width)
-                return inside * slope, finite_or_zero(-slope * total), finite_or_zero(grad_half_width)
+                return inside * slope, finite_or_zero(-slope * total), finite_or_zero(slope * (total - 2.0 * u))
             # 2 codes / q of all entries, and (1 - 2 u) of those inside.
-            grad_half_width = (_dot(upstream, outputs) - _dot(inside, distance)) / half_width + total
+            grad_half_width = _dot(upstream, outputs) / half_width + total - 2.0 * u
             return inside, finite_or_zero(-total), finite_or_zero(grad_half_width)
 
         return outputs, gradient
@@ -142,15 +145,15 @@ def _linear_weights(
         outputs = tf.round(signed * levels) * (scale * (1.0 / levels))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            magnitude = tf.abs(weights)
-            inside = (magnitude >= lower) & (magnitude <= lower + width)
-            slope = scale / width
-            passed = tf.where(inside, upstream * slope, tf.zeros_like(upstream))
+            from_center = tf.abs(weights) - center
+            # Positive where |from_center| <= half_width; the kernel of ReLU's gradient masks in one pass.
+            margin = tf.math.nextafter(half_width, np.inf) - tf.abs(from_center)
+            passed = tf.raw_ops.ReluGrad(gradients=upstream, features=margin) * (scale / width)
             aligned = passed * tf.sign(weights)
             own = 0.0 if normalized else _sum_to(upstream * outputs, center) / scale
-            total = _sum_to(aligned, center)
-            grad_half_width = own + total - 2.0 * _sum_to(passed * signed, center)
-            return passed, finite_or_zero(own - total), finite_or_zero(grad_half_width)
+            grad_center = own - _sum_to(aligned, center)
+            grad_half_width = own - _sum_to(aligned * from_center, center) / half_width  # d (1 - 2 u) = c - |w|
+            return passed, finite_or_zero(grad_center), finite_or_zero(grad_half_width)
 
         return outputs, gradient
 
