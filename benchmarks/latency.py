@@ -21,9 +21,9 @@ import warnings
 import architectures
 import networks
 import numpy as np
+import results
 import rich.console
 import rich.table
-import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 from absl import app, flags, logging
@@ -41,20 +41,18 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")  # TFMOT's file.
-    results = []
-    for name in _NETWORKS.value:
-        results += measure(name)
-    rich.console.Console().print(table(results))
+    records = [record for name in _NETWORKS.value for record in measure(name)]
+    rich.console.Console().print(table(records))
     if _OUTPUT.value:
         path = pathlib.Path(_OUTPUT.value)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=2) + "\n")
+        path.write_text(json.dumps(records, indent=2) + "\n")
 
 
 def measure(name: str) -> list[dict[str, object]]:
     """One record per file of a network."""
     model, inputs = network(name)
-    files = {"float": float_file(model), "TFMOT 8-bit": tfmot_file(model, inputs)}
+    files = {"float": results.float_file(model), "TFMOT 8-bit": tfmot_file(model, inputs)}
     for bits in _BITS.value:
         weight_bits, activation_bits = map(int, bits.split("/"))
         q_model = tfqil.quantize_model(model, tfqil.QILQuantizeConfig(weight_bits, activation_bits))
@@ -91,24 +89,19 @@ def network(name: str) -> tuple[keras.Model, np.ndarray]:
     return model, networks.smooth_images(8, model.input_shape[1:])
 
 
-def float_file(model: keras.Model) -> bytes:
-    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
-
-
 def tfmot_file(model: keras.Model, inputs: object) -> bytes:
+    """The file of a network that TFMOT quantizes, with ranges of one batch."""
     q_model = tfmot.quantization.keras.quantize_model(model)
     q_model(inputs, training=True)  # The ranges come from a training batch.
-    converter = tf.lite.TFLiteConverter.from_keras_model(q_model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return converter.convert()
+    return results.tfmot_file(q_model)
 
 
-def table(results: list[dict[str, object]]) -> rich.table.Table:
+def table(records: list[dict[str, object]]) -> rich.table.Table:
     result = rich.table.Table(title=f"Bytes and latency: {_SIZE.value} x {_SIZE.value} images, one thread, batch 1")
     for heading in ("network", "file", "bytes", "gzipped", "smaller", "ms", "faster", "time/TFMOT", "partitions"):
         result.add_column(heading, justify="left" if heading in ("network", "file") else "right")
     previous = None
-    for row in results:
+    for row in records:
         if row["network"] != previous and previous is not None:
             result.add_section()
         result.add_row(

@@ -77,7 +77,7 @@ def main(_: list[str]) -> None:
         others = family_arrays(_FAMILY, _DATA_DIR.value, others=True)
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    try:
+    with runs.ending_where_unusable():
         data = image_data.glyph_set(arrays, batch=_BATCH, seed=_SEED.value, examples=_EXAMPLES.value)
         float_record = train_float(folder, data)
         rows = []
@@ -87,8 +87,6 @@ def main(_: list[str]) -> None:
                 keras.utils.set_random_seed(_SEED.value)
                 fitting.finish(own, quantize_with(source, folder, own, arrays))
             rows.append(runs.read_json(own / "record.json"))
-    except runs.UnusableError as error:
-        raise SystemExit(str(error)) from None
     results.console().print(table(rows, float_record["file_accuracy"]))
 
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 
 class UnusableError(ValueError):
     """What an earlier run has left is damaged, or of something else."""
+
+
+@contextlib.contextmanager
+def ending_where_unusable() -> Iterator[None]:
+    """Ends a script with the sentence of an `UnusableError` instead of a traceback."""
+    try:
+        yield
+    except UnusableError as error:
+        raise SystemExit(str(error)) from None
 
 
 def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:

@@ -85,9 +85,8 @@ def _trained(run: protocol.Run, stages: list[protocol.Widths]) -> list[dict[str,
     for before, widths in zip([None, *stages[:-1]], stages, strict=True):
         keras.utils.set_random_seed(_SEED.value)
         try:
-            records.append(run.stage(widths, before))
-        except runs.UnusableError as error:
-            raise SystemExit(str(error)) from None
+            with runs.ending_where_unusable():
+                records.append(run.stage(widths, before))
         except tf.errors.UnimplementedError as error:
             if not (_JIT.value and _DETERMINISTIC.value):
                 raise

@@ -114,10 +114,8 @@ def main(_: list[str]) -> None:
     records = []
     for bits in stages:
         keras.utils.set_random_seed(_SEED.value)
-        try:
+        with runs.ending_where_unusable():
             records.append(stage(bits, folder, data, test))
-        except runs.UnusableError as error:
-            raise SystemExit(str(error)) from None
         print(f"{records[-1]['stage']}: mAP {records[-1]['file']['map']:.2f}", flush=True)
     picture(folder, records, test)
     results.console().print(table(records))
