@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import multiprocessing
 import pathlib
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+
+class Worker:
+    """A process that builds a function and then calls it whenever it is asked to; a context manager that ends it."""
+
+    def __init__(self, build: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
+        """Starts the process and waits until `build(*arguments)` has returned the function.
+
+        Raises:
+            RuntimeError: the process has ended before.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, build, arguments))
+        self._process.start()
+        other.close()
+        self._receive()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join()
+
+    def call(self) -> Any:
+        """What the function returns.
+
+        Raises:
+            RuntimeError: the process has ended.
+        """
+        self._pipe.send(None)
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(f"A process has ended with exit code {self._process.exitcode}.") from None
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -15,18 +57,8 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     Raises:
         RuntimeError: the process has ended without a result.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, function, arguments))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"The process of {arguments} ended with exit code {process.exitcode}.") from None
-    finally:
-        process.join()
+    with Worker(functools.partial, function, *arguments) as worker:
+        return worker.call()
 
 
 def peak_megabytes() -> float:
@@ -38,5 +70,10 @@ def peak_megabytes() -> float:
     return int(peak.split()[1]) / 1024  # "VmHWM:    1234 kB"
 
 
-def _send(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    sender.send(function(*arguments))
+def _serve(pipe: Connection, build: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
+    function = build(*arguments)
+    pipe.send(None)
+    with contextlib.suppress(EOFError):  # The other side has closed the pipe.
+        while True:
+            pipe.recv()
+            pipe.send(function())

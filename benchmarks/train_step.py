@@ -2,12 +2,14 @@
 
     python benchmarks/train_step.py [--networks=resnet18_unscaled] [--jit] [--output=benchmarks/output/train_step.json]
 
-The candidates of a network are in one process and take turns in random order, a step each (`train_on_batch`, SGD with
-momentum). The peak memory is that of a process of its own per candidate, which builds the network and takes some steps.
+Every candidate has a process of its own, since what a step costs depends on what others have left in the allocator. The
+processes take turns in random order, a step each (`train_on_batch`, SGD with momentum). The peak memory is that of the
+process, the building of the network included.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import statistics
@@ -33,7 +35,6 @@ _SIZE = flags.DEFINE_integer("size", 64, "Height and width of images.", lower_bo
 _BATCH = flags.DEFINE_integer("batch", 32, "Images per step.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 20, "Timed steps of each candidate.", lower_bound=1)
 _JIT = flags.DEFINE_bool("jit", False, "Compile the steps with XLA.")
-_MEMORY = flags.DEFINE_bool("memory", True, "Measure the peak memory too.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 
 _FLOAT = "float"
@@ -80,26 +81,21 @@ def main(_: list[str]) -> None:
 
 def measure(network: str, names: list[str]) -> list[dict[str, Any]]:
     """One record per candidate."""
-    images, labels = batch(network)
-    models, first = {}, {}
-    for name in names:
-        start = time.perf_counter()
-        models[name] = compiled(network, name)
-        models[name].train_on_batch(images, labels)
-        first[name] = time.perf_counter() - start
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    order = np.random.default_rng(0)
-    for number in range(_WARM_UP + _STEPS.value):
-        for name in order.permutation(names):  # A step depends on what ran before it.
-            start = time.perf_counter()
-            models[name].train_on_batch(images, labels)  # Returns the loss, so that the step is done.
-            if number >= _WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
     flags_of_run = [f"--size={_SIZE.value}", f"--batch={_BATCH.value}", f"--jit={_JIT.value}"]
-    peaks = {}
-    if _MEMORY.value:
-        peaks = {name: processes.call(_peak_of_steps, network, name, flags_of_run) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    peaks, first = {}, {}
+    order = np.random.default_rng(0)
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for name in names:
+            workers[name] = stack.enter_context(processes.Worker(_step, network, name, flags_of_run))
+            first[name], _ = workers[name].call()
+        for number in range(_WARM_UP + _STEPS.value):
+            for name in order.permutation(names):
+                duration, peaks[name] = workers[name].call()
+                if number >= _WARM_UP:
+                    seconds[name].append(duration)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         {
             "network": network,
@@ -110,8 +106,8 @@ def measure(network: str, names: list[str]) -> list[dict[str, Any]]:
             "milliseconds": 1e3 * medians[name],
             "of_float": medians[name] / medians[_FLOAT],
             "of_tfmot": medians[name] / medians["TFMOT 8-bit"] if "TFMOT 8-bit" in medians else None,
-            "peak_megabytes": peaks.get(name),
-            "peak_of_float": peaks[name] / peaks[_FLOAT] if peaks else None,
+            "peak_megabytes": peaks[name],
+            "peak_of_float": peaks[name] / peaks[_FLOAT],
         }
         for name in names
     ]
@@ -136,15 +132,24 @@ def compiled(network: str, name: str) -> keras.Model:
     return model
 
 
-def _peak_of_steps(network: str, name: str, flags_of_run: list[str]) -> float:
-    """The peak memory of a process that trains a candidate for some steps."""
+def _step(network: str, name: str, flags_of_run: list[str]) -> Callable[[], tuple[float, float]]:
+    """A function that trains a candidate for a step: its seconds, and the peak memory of the process so far.
+
+    The first call builds the candidate too.
+    """
     flags.FLAGS(["train_step", *flags_of_run])
     logging.set_verbosity(logging.ERROR)
     images, labels = batch(network)
-    model = compiled(network, name)
-    for _ in range(_WARM_UP):
-        model.train_on_batch(images, labels)
-    return processes.peak_megabytes()
+    models: list[keras.Model] = []
+
+    def step() -> tuple[float, float]:
+        start = time.perf_counter()
+        if not models:
+            models.append(compiled(network, name))
+        models[0].train_on_batch(images, labels)  # Returns the loss, so that the step is done.
+        return time.perf_counter() - start, processes.peak_megabytes()
+
+    return step
 
 
 def table(results: list[dict[str, Any]]) -> rich.table.Table:
@@ -167,8 +172,8 @@ def table(results: list[dict[str, Any]]) -> rich.table.Table:
             f"{record['of_float']:.2f}x",
             f"{record['of_tfmot']:.2f}x" if record["of_tfmot"] else "-",
             f"{record['first_seconds']:.1f}",
-            f"{record['peak_megabytes']:,.0f}" if record["peak_megabytes"] else "-",
-            f"{record['peak_of_float']:.2f}x" if record["peak_of_float"] else "-",
+            f"{record['peak_megabytes']:,.0f}",
+            f"{record['peak_of_float']:.2f}x",
         )
     return shown
 

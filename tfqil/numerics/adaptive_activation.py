@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfqil.numerics.finite import finite_or_zero
 from tfqil.numerics.grid import activation_levels
-from tfqil.numerics.ste import coarse_derivative, require_known
+from tfqil.numerics.ste import coarse_gradient, require_known
 
 STEP_GRADIENTS = ("exact", "three_valued", "two_valued")
 # The step that rounds |N(0, 1)| to nearest with the least squared error, by bits. Derived; the authors' code has
@@ -58,14 +58,13 @@ def quantize(
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             upper = levels * step
+            passed = coarse_gradient(upstream, inputs, upper, ste)
             if step_gradient == "exact":
-                factor = codes
-            else:
-                inside = 2.0 ** (bits - 1) if step_gradient == "three_valued" else 0.0
-                factor = inside * tf.cast((inputs > 0) & (inputs <= upper), inputs.dtype)
-                factor += levels * tf.cast(inputs > upper, inputs.dtype)
-            passed = upstream * coarse_derivative(inputs, upper, ste)
-            return passed, finite_or_zero(tf.reduce_sum(upstream * factor))
+                return passed, finite_or_zero(tf.reduce_sum(upstream * codes))
+            positive = tf.reduce_sum(coarse_gradient(upstream, inputs, upper, "relu"))
+            inside = tf.reduce_sum(coarse_gradient(upstream, inputs, upper, "clipped_relu"))
+            of_inside = 2.0 ** (bits - 1) if step_gradient == "three_valued" else 0.0
+            return passed, finite_or_zero(of_inside * inside + levels * (positive - inside))
 
         return codes * step, gradient
 

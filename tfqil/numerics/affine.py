@@ -56,7 +56,7 @@ def quantize_affine(inputs: tf.Tensor, step: tf.Tensor, zero: tf.Tensor, *, bits
         clipped = tf.clip_by_value(rounded, -zero, levels - zero)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return tf.where(tf.equal(rounded, clipped), upstream, tf.zeros_like(upstream))
+            return upstream * tf.cast(tf.equal(rounded, clipped), upstream.dtype)
 
         return clipped * step, gradient
 

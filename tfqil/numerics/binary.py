@@ -20,4 +20,4 @@ def project(weights: tf.Tensor, channel_rank: int) -> tuple[tf.Tensor, tf.Tensor
     Shapes and units: codes as weights; the scale has their last `channel_rank` axes, in their units.
     """
     scale = tf.reduce_mean(magnitudes(weights), axis=list(range(weights.shape.rank - channel_rank)))
-    return tf.where(weights < 0, -tf.ones_like(weights), tf.ones_like(weights)), scale
+    return 1.0 - 2.0 * tf.cast(weights < 0, weights.dtype), scale

@@ -87,23 +87,23 @@ def project(
     if mu is None:
         step = _representable(_best_step(scaled, channel_rank, count) * unit, weights.dtype, count)
         # Nearest-level rounding is the paper's thresholds at three quarters of the levels.
-        codes = _threshold(scaled, 0.75 * step / unit, count)
+        codes = _threshold(values, 0.75 * step, count)
     else:
         smallest = min(float(mu), float(tf.float32.max)) * 2.0 ** (1 - count) * (largest / unit)
-        codes = _threshold(scaled, smallest, count)
-        aligned = tf.reduce_sum(tf.cast(scaled * codes, tf.float64), axis=axes)
-        energy = tf.reduce_sum(tf.cast(codes * codes, tf.float64), axis=axes)
+        codes = _threshold(values / unit, smallest, count)
+        counted = _threshold(scaled, smallest, count)
+        aligned = tf.reduce_sum(tf.cast(scaled * counted, tf.float64), axis=axes)
+        energy = tf.reduce_sum(tf.cast(counted * counted, tf.float64), axis=axes)
         ratio = tf.where(energy > 0, 4.0 * aligned / (3.0 * energy), tf.ones_like(energy))
         step = _representable(tf.cast(_power_below(ratio), tf.float32) * unit, weights.dtype, count)
-    codes = tf.where(tf.math.is_inf(values), tf.fill(codes.shape, 2.0 ** (count - 1)), codes)
-    return tf.cast(tf.where(values < 0, -codes, codes), weights.dtype), tf.cast(step, weights.dtype)
+    return tf.cast(codes, weights.dtype), tf.cast(step, weights.dtype)
 
 
-def _threshold(magnitude: tf.Tensor, smallest: tf.Tensor, count: int) -> tf.Tensor:
-    """The codes of the paper's thresholds smallest * (2/3, 2, 4, .., 2^(n-1)), where smallest = M 2^(1-n)."""
-    position = magnitude / smallest
-    codes = _power_below(tf.clip_by_value(position, 1.0, 2.0 ** (count - 1)))
-    return tf.where(position >= 2.0 / 3.0, codes, tf.zeros_like(codes))
+def _threshold(values: tf.Tensor, smallest: tf.Tensor, count: int) -> tf.Tensor:
+    """The codes of the paper's thresholds smallest * (2/3, 2, 4, .., 2^(n-1)), smallest = M 2^(1-n); NaN gets 0."""
+    position = tf.abs(values) / smallest
+    powers = _power_below(tf.clip_by_value(position, 1.0, 2.0 ** (count - 1)))
+    return tf.math.multiply_no_nan(tf.sign(values) * powers, tf.cast(position >= 2.0 / 3.0, powers.dtype))
 
 
 def _best_step(magnitude: tf.Tensor, channel_rank: int, count: int) -> tf.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 COARSE_DERIVATIVES = ("identity", "relu", "clipped_relu")
@@ -59,16 +60,22 @@ def require_known(kind: str) -> None:
         raise ValueError(f"Got the estimator {kind!r}, expected one of {', '.join(COARSE_DERIVATIVES)}: choose one.")
 
 
-def coarse_derivative(x: tf.Tensor, upper: tf.Tensor | float, kind: str = "clipped_relu") -> tf.Tensor:
-    """The factor that a quantized ReLU with levels up to `upper` multiplies its upstream gradient by.
+def coarse_gradient(
+    upstream: tf.Tensor, x: tf.Tensor, upper: tf.Tensor | float, kind: str = "clipped_relu"
+) -> tf.Tensor:
+    """What a quantized ReLU with levels up to `upper` passes on of its upstream gradient.
 
-    Forward: identity 1; relu 1{x > 0}; clipped_relu 1{0 < x <= upper}. Gradient: none (it is one).
+    Forward: upstream times identity 1; relu 1{x > 0}; clipped_relu 1{0 < x <= upper}. Gradient: none (it is one).
+    Shapes: upstream and x the same, upper a scalar.
 
     Raises:
         ValueError: `kind` is not one of `COARSE_DERIVATIVES`.
     """
     require_known(kind)
     if kind == "identity":
-        return tf.ones_like(x)
-    positive = x > 0
-    return tf.cast(positive if kind == "relu" else positive & (x <= upper), x.dtype)
+        return upstream
+    # The kernel of ReLU's gradient masks in one pass; with the next number, x <= upper is x < it.
+    positive = tf.raw_ops.ReluGrad(gradients=upstream, features=x)
+    if kind == "relu":
+        return positive
+    return tf.raw_ops.ReluGrad(gradients=positive, features=tf.math.nextafter(upper, np.inf) - x)

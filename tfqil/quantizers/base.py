@@ -111,8 +111,10 @@ class ProjectedWeightQuantizer(WeightQuantizer):
     def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
         """The quantized weights, the same in training and inference."""
         del training, kwargs
-        codes, step = self.codes_and_step(inputs, weights)
-        return ste.replace_forward(inputs, codes * step)
+        codes, scale = self.project(tf.convert_to_tensor(inputs), weights["channel_rank"])
+        # The scale, not each code, becomes 0 where `codes_and_step` has codes of 0.
+        step, is_normal = self._step_of(scale)
+        return ste.replace_forward(inputs, codes * (step * tf.cast(is_normal, codes.dtype)))
 
     def codes(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
         """The integers of a kernel, held as floats."""
@@ -125,8 +127,11 @@ class ProjectedWeightQuantizer(WeightQuantizer):
     def codes_and_step(self, kernel: tf.Tensor, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
         """The projection in the range of steps that a runtime computes with; codes are 0 below it."""
         codes, scale = self.project(tf.convert_to_tensor(kernel), variables["channel_rank"])
-        step = tf.clip_by_value(scale, SMALLEST_STEP, _LARGEST_STEP)
-        return codes * tf.cast(scale >= SMALLEST_STEP, codes.dtype), step
+        step, is_normal = self._step_of(scale)
+        return codes * tf.cast(is_normal, codes.dtype), step
+
+    def _step_of(self, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.clip_by_value(scale, SMALLEST_STEP, _LARGEST_STEP), scale >= SMALLEST_STEP
 
 
 class Observation(NamedTuple):
