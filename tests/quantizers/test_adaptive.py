@@ -10,8 +10,7 @@ from tests.quantizers.holder import Holder, after_huge_steps
 from tfqil.numerics.adaptive_activation import half_normal_step
 from tfqil.numerics.grid import activation_levels
 from tfqil.quantizers import AdaptiveActivationQuantizer
-from tfqil.quantizers.base import FIRST_BATCHES
-from tfqil.quantizers.observation import observe
+from tfqil.quantizers.observation import FIRST_BATCHES, Observation
 
 QUANTIZERS = [
     AdaptiveActivationQuantizer(),
@@ -126,12 +125,12 @@ class TestFirstBatches:
     @pytest.mark.parametrize("value", [1e-30, 1e-3, 1.0, 1e30])
     def test_the_root_mean_square_is_that_of_the_positive_entries_at_any_size(self, value):
         inputs = np.float32([0, -7, 3, 4, 0]) * np.float32(value)
-        found = observe(tf.constant(inputs)).positive_root_mean_square
+        found = Observation(tf.constant(inputs)).positive_root_mean_square
         assert float(found) == pytest.approx(np.sqrt(12.5) * value, rel=1e-6)
 
     @pytest.mark.parametrize("inputs", [[0.0, 0.0], [-1.0, 0.0], [np.nan, np.inf]])
     def test_the_root_mean_square_of_nothing_is_0(self, inputs):
-        assert float(observe(tf.constant(inputs)).positive_root_mean_square) == 0
+        assert float(Observation(tf.constant(inputs)).positive_root_mean_square) == 0
 
 
 def test_the_grid_before_any_data_ends_where_relu6_does():

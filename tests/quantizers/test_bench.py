@@ -13,7 +13,7 @@ import tf_keras as keras
 from tests.quantizers.holder import Holder, after_huge_steps, examples, normal_kernel
 from tfqil import quantizers
 from tfqil.numerics.grid import activation_levels, weight_levels
-from tfqil.quantizers.base import FIRST_BATCHES
+from tfqil.quantizers.observation import FIRST_BATCHES
 
 WEIGHTS = [
     quantizers.QILWeightQuantizer(),

@@ -77,7 +77,8 @@ class TestTraining:
             student = tfqil.distill(q_model, teacher)
             student.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=jit)
             losses.append(student.fit(data, batch_size=32, shuffle=False, verbose=0).history["loss"][0])
-        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        # XLA's sums differ in the last bits, and some of the 4-bit codes behind them by one.
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
     def test_several_inputs_and_outputs(self):
         first, second = keras.Input(4, name="first"), keras.Input(4, name="second")

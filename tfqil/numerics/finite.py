@@ -19,4 +19,4 @@ def magnitudes(weights: tf.Tensor) -> tf.Tensor:
 
 def finite_or_zero(gradient: tf.Tensor) -> tf.Tensor:
     """The gradient of a quantizer's parameter; 0 where it is not finite: NaN cannot enter an interval or a step."""
-    return tf.where(tf.math.is_finite(gradient), gradient, tf.zeros_like(gradient))
+    return tf.where(tf.math.is_finite(gradient), gradient, 0.0)

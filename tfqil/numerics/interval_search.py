@@ -2,12 +2,11 @@
 
 For an exponent of 1 and a lower end of 0 the levels are h k / q, so only h is searched. The error of a candidate is
 linear in the histogram of the data; with the bins counted in units of the largest magnitude, one matrix (bins,
-candidates) serves every tensor and channel.
+candidates) serves every tensor and channel. It is computed where it is needed: kept as a constant, it would be a
+megabyte in the graph of every quantizer.
 """
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 import tensorflow as tf
@@ -16,8 +15,6 @@ from numpy.typing import NDArray
 from tfqil.numerics.bins import bin_sums
 
 BINS = 1024
-# Points inside a bin at which the error is averaged: with 255 levels a bin is nearly as wide as a step.
-_POINTS = 8
 _CANDIDATES = 256
 _SMALLEST_CANDIDATE = 1 / 64
 
@@ -47,7 +44,7 @@ def best_upper_end(counts: tf.Tensor, largest: tf.Tensor, *, levels: int) -> tf.
     Returns:
         float32 (...), in the units of `largest`.
     """
-    errors = tf.linalg.matmul(tf.reshape(counts, [-1, BINS]), tf.constant(_errors(levels)))
+    errors = tf.linalg.matmul(tf.reshape(counts, [-1, BINS]), _errors(levels))
     best = tf.gather(tf.constant(_candidates()), tf.argmin(errors, axis=-1))
     return largest * tf.reshape(best, tf.shape(largest))
 
@@ -56,11 +53,14 @@ def _candidates() -> NDArray[np.float32]:
     return np.geomspace(_SMALLEST_CANDIDATE, 1.0, _CANDIDATES).astype(np.float32)
 
 
-@functools.lru_cache
-def _errors(levels: int) -> NDArray[np.float32]:
-    """Mean squared error of each candidate for data spread evenly over each bin, in units of largest^2."""
-    points = (np.arange(BINS * _POINTS) + 0.5) / (BINS * _POINTS)
-    steps = _candidates().astype(np.float64) / levels
-    rounded = np.minimum(np.rint(points[:, None] / steps), levels) * steps
-    squared = (points[:, None] - rounded) ** 2
-    return squared.reshape(BINS, _POINTS, -1).mean(axis=1).astype(np.float32)
+def _errors(levels: int) -> tf.Tensor:
+    """Mean squared error of each candidate for data spread evenly over each bin, in units of largest^2.
+
+    With step s, k the code of x and r = x - k s, the integral of the squared error from 0 to x is k s^3 / 12 + r^3 / 3.
+    """
+    ends = tf.range(BINS + 1, dtype=tf.float64)[:, None] / BINS
+    steps = tf.constant(_candidates(), tf.float64) / levels
+    codes = tf.minimum(tf.round(ends / steps), float(levels))
+    rest = ends - codes * steps
+    integral = codes * (steps**3 / 12.0) + rest**3 / 3.0
+    return tf.cast((integral[1:] - integral[:-1]) * BINS, tf.float32)

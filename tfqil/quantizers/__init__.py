@@ -1,8 +1,9 @@
 """TFMOT quantizers: state (variables), a numerics function and a grid."""
 
 from tfqil.quantizers.adaptive import AdaptiveActivationQuantizer
-from tfqil.quantizers.base import ActivationQuantizer, Observation, ProjectedWeightQuantizer, WeightQuantizer
+from tfqil.quantizers.base import ActivationQuantizer, ProjectedWeightQuantizer, WeightQuantizer
 from tfqil.quantizers.lbw import LBWWeightQuantizer
+from tfqil.quantizers.observation import Observation
 from tfqil.quantizers.projected import BinaryWeightQuantizer, TernaryWeightQuantizer, UniformWeightQuantizer
 from tfqil.quantizers.qil import QILActivationQuantizer, QILWeightQuantizer
 from tfqil.quantizers.ranged import (

@@ -12,8 +12,8 @@ from tfqil import _host
 from tfqil.numerics import adaptive_activation
 from tfqil.numerics.grid import activation_levels, check_bits
 from tfqil.numerics.ste import COARSE_DERIVATIVES, scale_gradient
-from tfqil.quantizers.base import ActivationQuantizer, Observation, Variables, add_observed_batches
-from tfqil.quantizers.observation import initialize_on_first_batches, running_mean
+from tfqil.quantizers.base import ActivationQuantizer, Variables, add_observed_batches
+from tfqil.quantizers.observation import Observation, initialize_on_first_batches, running_mean
 
 # The least step: the runtime's multipliers stay in range.
 _SMALLEST_STEP = 1e-5
@@ -115,18 +115,13 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
             ratio = activation_levels(other.bits) / activation_levels(self.bits)
             variables["step"].assign(_positive(other_variables["step"]) * ratio)
 
-    def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
-        """Sets the step from the root mean square of what was positive, averaged over batches."""
-        batches = tf.convert_to_tensor(variables["observed_batches"])
-        root_mean_square = tf.convert_to_tensor(observation.positive_root_mean_square)
-        step = adaptive_activation.half_normal_step(root_mean_square, bits=self.bits)
-        running_mean(variables["step"], step, batches, valid=when & (step > _SMALLEST_STEP))
-        variables["observed_batches"].assign(batches + tf.cast(when, batches.dtype))
+    def fitted(self, observation: Observation, variables: Variables) -> dict[str, tf.Tensor]:
+        """The step from the root mean square of what was positive, averaged over batches."""
+        step = adaptive_activation.half_normal_step(observation.positive_root_mean_square, bits=self.bits)
+        return {"step": running_mean(variables, "step", step, valid=step > _SMALLEST_STEP)}
 
 
 def _positive(step: Any) -> tf.Tensor:
     """The step, and the smallest one for what an optimizer made negative, NaN or infinite."""
     tensor = tf.convert_to_tensor(step)
-    return tf.where(
-        tf.math.is_finite(tensor), tf.maximum(tensor, _SMALLEST_STEP), tf.fill(tf.shape(tensor), _SMALLEST_STEP)
-    )
+    return tf.where(tf.math.is_finite(tensor), tf.maximum(tensor, _SMALLEST_STEP), _SMALLEST_STEP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +14,7 @@ import tensorflow_model_optimization as tfmot
 from tfqil import _host
 from tfqil.numerics import ste
 from tfqil.numerics.grid import ActivationGrid, WeightGrid, weight_levels
+from tfqil.quantizers.observation import Observation
 
 Variables = Mapping[str, Any]
 
@@ -21,9 +22,6 @@ Variables = Mapping[str, Any]
 SMALLEST_STEP = 2.0**-60
 # The largest one: its product with a code of 8 bits is a float32.
 _LARGEST_STEP = 2.0**120
-
-# The first training batches that set the intervals of a model that was not calibrated.
-FIRST_BATCHES = 4
 
 
 class _DataclassQuantizer(tfmot.quantization.keras.quantizers.Quantizer):  # type: ignore[misc]
@@ -134,21 +132,6 @@ class ProjectedWeightQuantizer(WeightQuantizer):
         return tf.clip_by_value(scale, SMALLEST_STEP, _LARGEST_STEP), scale >= SMALLEST_STEP
 
 
-class Observation(NamedTuple):
-    """What calibration saw of a tensor.
-
-    Attributes:
-        minimum, maximum: float32 scalars, both finite; 0 is counted as seen.
-        counts: histogram of the positive part over [0, maximum], `interval_search.BINS` bins.
-        positive_root_mean_square: of the strictly positive entries; 0 if there are none.
-    """
-
-    minimum: Any
-    maximum: Any
-    counts: Any
-    positive_root_mean_square: Any
-
-
 class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
     """A quantizer of activations onto x = step * (code - zero), after subtracting `lower`."""
 
@@ -157,8 +140,18 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
         """The parameters of the grid as float32 scalars."""
 
     @abc.abstractmethod
-    def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
-        """Fits the variables to what calibration saw, where `when` holds; works inside `tf.function`."""
+    def fitted(self, observation: Observation, variables: Variables) -> dict[str, tf.Tensor]:
+        """The variables that calibration sets, by name: the mean of what was found before and of this batch.
+
+        `running_mean` computes it. The variables may be tensors here, and are not assigned to.
+        """
+
+    def initialize(self, observation: Observation, variables: Variables) -> None:
+        """Fits the variables to one more batch that calibration saw."""
+        for name, value in self.fitted(observation, variables).items():
+            variables[name].assign(value)
+        if "observed_batches" in variables:
+            variables["observed_batches"].assign_add(1)
 
     @property
     @abc.abstractmethod

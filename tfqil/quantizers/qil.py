@@ -14,12 +14,11 @@ from tfqil.numerics import interval_search, qil
 from tfqil.numerics.grid import activation_levels, check_bits, weight_levels
 from tfqil.quantizers.base import (
     ActivationQuantizer,
-    Observation,
     Variables,
     WeightQuantizer,
     add_observed_batches,
 )
-from tfqil.quantizers.observation import initialize_on_first_batches, running_mean
+from tfqil.quantizers.observation import Observation, initialize_on_first_batches, running_mean
 
 # The least half-width: steps stay normal float32 numbers and the runtime's multipliers in range.
 SMALLEST_HALF_WIDTH = 1e-5
@@ -168,16 +167,13 @@ class QILActivationQuantizer(ActivationQuantizer):
         """2 half_width if normalized, else 1."""
         return 2.0 * _interval(variables)[1] if self.normalized else tf.constant(1.0)
 
-    def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
-        """Sets the interval that minimises the squared error to what was seen, averaged over batches."""
-        batches = tf.convert_to_tensor(variables["observed_batches"])
-        largest = tf.convert_to_tensor(observation.maximum)
+    def fitted(self, observation: Observation, variables: Variables) -> dict[str, tf.Tensor]:
+        """The interval that minimises the squared error to what was seen, averaged over batches."""
+        largest = observation.maximum
         half = interval_search.best_upper_end(observation.counts, largest, levels=activation_levels(self.bits)) / 2.0
-        valid = when & (half > SMALLEST_HALF_WIDTH)  # A batch of zeros says nothing about the interval.
-        for name in ("center", "half_width"):
-            if name in variables:
-                running_mean(variables[name], half, batches, valid=valid)
-        variables["observed_batches"].assign(batches + tf.cast(when, batches.dtype))
+        valid = half > SMALLEST_HALF_WIDTH  # A batch of zeros says nothing about the interval.
+        learned = [name for name in ("center", "half_width") if name in variables]
+        return {name: running_mean(variables, name, half, valid=valid) for name in learned}
 
 
 def _add_interval(
@@ -215,9 +211,17 @@ def _interval(variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
 
     Optimizers project the variables too; this serves training loops that assign to them directly.
     """
-    half_width = _finite(variables["half_width"])
-    center = _finite(variables["center"]) if "center" in variables else half_width
-    return qil.project_interval(center, half_width, SMALLEST_HALF_WIDTH)
+    half_width = tf.convert_to_tensor(variables["half_width"])
+    center = tf.convert_to_tensor(variables["center"]) if "center" in variables else half_width
+    interval: tuple[tf.Tensor, tf.Tensor] = _projected(center, half_width)
+    return interval
+
+
+@tf.custom_gradient
+def _projected(center: tf.Tensor, half_width: tf.Tensor) -> Any:
+    """A valid interval. Gradient: identity, which is exact for one that is valid, as optimizers keep it."""
+    interval = qil.project_interval(_finite(center), _finite(half_width), SMALLEST_HALF_WIDTH)
+    return interval, lambda *upstream: upstream
 
 
 def _gamma(variables: Variables) -> tf.Tensor | None:
@@ -228,4 +232,4 @@ def _gamma(variables: Variables) -> tf.Tensor | None:
 def _finite(values: Any) -> tf.Tensor:
     """What an optimizer made NaN or infinite becomes the smallest interval, so that it cannot spread."""
     tensor = tf.convert_to_tensor(values)
-    return tf.where(tf.math.is_finite(tensor), tensor, tf.fill(tf.shape(tensor), SMALLEST_HALF_WIDTH))
+    return tf.where(tf.math.is_finite(tensor), tensor, SMALLEST_HALF_WIDTH)

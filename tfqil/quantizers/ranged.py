@@ -13,12 +13,11 @@ from tfqil.numerics import affine
 from tfqil.numerics.grid import check_bits, weight_levels
 from tfqil.quantizers.base import (
     ActivationQuantizer,
-    Observation,
     ProjectedWeightQuantizer,
     Variables,
     add_observed_batches,
 )
-from tfqil.quantizers.observation import initialize_on_first_batches, running_mean
+from tfqil.quantizers.observation import Observation, initialize_on_first_batches, running_mean
 
 # How much of the range a training batch renews once the first batches have set it.
 _MOVING_AVERAGE_RATE = 0.01
@@ -137,15 +136,10 @@ class RangeActivationQuantizer(ActivationQuantizer):
         step, zero = affine.range_step_and_zero(minimum, maximum, bits=self.bits)
         return step, zero, tf.zeros_like(step)
 
-    def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
-        """Sets the ends of the range, averaged over batches."""
-        batches = tf.convert_to_tensor(variables["observed_batches"])
-        ends = {"minimum": observation.minimum, "maximum": observation.maximum}
-        for name in ("minimum", "maximum"):
-            if name in variables:
-                end = tf.convert_to_tensor(ends[name])
-                running_mean(variables[name], end, batches, valid=when & tf.math.is_finite(end))
-        variables["observed_batches"].assign(batches + tf.cast(when, batches.dtype))
+    def fitted(self, observation: Observation, variables: Variables) -> dict[str, tf.Tensor]:
+        """The ends of the range, averaged over batches."""
+        ends = {"maximum": observation.maximum} | ({"minimum": observation.minimum} if self.signed else {})
+        return {name: running_mean(variables, name, end, valid=tf.math.is_finite(end)) for name, end in ends.items()}
 
     def _follow(self, inputs: tf.Tensor, variables: Variables) -> None:
         inputs = tf.stop_gradient(inputs)
@@ -196,6 +190,7 @@ class FixedActivationQuantizer(ActivationQuantizer):
         """The prescribed grid."""
         return tf.constant(self.step), tf.constant(float(self.zero)), tf.constant(0.0)
 
-    def initialize(self, observation: Observation, variables: Variables, *, when: Any = True) -> None:
+    def fitted(self, observation: Observation, variables: Variables) -> dict[str, tf.Tensor]:
         """Nothing to fit."""
-        del observation, variables, when
+        del observation, variables
+        return {}

@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfqil import _host
-from tfqil.quantizers.base import FIRST_BATCHES
-from tfqil.quantizers.observation import observe
+from tfqil.quantizers.observation import FIRST_BATCHES, Observation
 from tfqil.scheme.inputs import input_tensors
 from tfqil.scheme.layers import QuantizeActivation
 
@@ -73,7 +72,7 @@ def _initializing(node: _host.Node, tensors: list[Any]) -> Any:
         return _host.run_as_before(node, layer, tensors)
     site = _host.keyword(node, "site", 0)
     tensor = layer.clipped(tensors[0], site)
-    layer.quantizer.initialize(observe(tensor), layer.site_variables(site))
+    layer.quantizer.initialize(Observation(tensor), layer.site_variables(site))
     return _host.with_mask(_passed(layer, tensor), tensors[0])
 
 
