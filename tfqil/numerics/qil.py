@@ -91,7 +91,8 @@ def quantize_activations(
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             # The interval on [0, 6]: ReLU6 tests both ends in one pass. Its input is computed again, not kept, since
             # activations are what training needs memory for.
-            sixths = (inputs - lower) * (6.0 / width)
+            with tf.control_dependencies([upstream]):  # Not before it is needed.
+                sixths = (inputs - lower) * (6.0 / width)
             inside = tf.raw_ops.Relu6Grad(gradients=upstream, features=sixths)
             total = tf.reduce_sum(inside)
             u = _dot(inside, sixths) / 6.0
@@ -145,11 +146,12 @@ def _linear_weights(
         outputs = tf.round(signed * levels) * (scale * (1.0 / levels))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            from_center = tf.abs(weights) - center
+            with tf.control_dependencies([upstream]):  # Or the graph computes and keeps it from the start.
+                from_center, sign = tf.abs(weights) - center, tf.sign(weights)
             # Positive where |from_center| <= half_width; the kernel of ReLU's gradient masks in one pass.
             margin = tf.math.nextafter(half_width, np.inf) - tf.abs(from_center)
             passed = tf.raw_ops.ReluGrad(gradients=upstream, features=margin) * (scale / width)
-            aligned = passed * tf.sign(weights)
+            aligned = passed * sign
             own = 0.0 if normalized else _sum_to(upstream * outputs, center) / scale
             grad_center = own - _sum_to(aligned, center)
             grad_half_width = own - _sum_to(aligned * from_center, center) / half_width  # d (1 - 2 u) = c - |w|
@@ -170,14 +172,15 @@ def _power_weights(
     def quantize(weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor, gamma: tf.Tensor) -> Any:
         width = 2.0 * half_width
         scale = 1.0 if normalized else center + half_width
-        u = _transform(weights, center, half_width)
-        sign = tf.sign(weights)
-        outputs = sign * tf.round(u**gamma * levels) * (scale * (1.0 / levels))
+        transformed = _transform(weights, center, half_width) ** gamma
+        outputs = tf.sign(weights) * tf.round(transformed * levels) * (scale * (1.0 / levels))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-            magnitude = tf.abs(weights)
-            inside = (magnitude >= center - half_width) & (magnitude <= center + half_width)
+            with tf.control_dependencies([upstream]):  # As above.
+                magnitude, sign = tf.abs(weights), tf.sign(weights)
+                u = _transform(weights, center, half_width)
             safe = tf.maximum(u, _SMALLEST_U)
+            inside = (magnitude >= center - half_width) & (magnitude <= center + half_width)
             arriving = tf.where(inside, upstream * scale, tf.zeros_like(upstream))
             passed = arriving * (gamma * safe ** (gamma - 1.0) / width)
             aligned = passed * sign

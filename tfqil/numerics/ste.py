@@ -78,4 +78,6 @@ def coarse_gradient(
     positive = tf.raw_ops.ReluGrad(gradients=upstream, features=x)
     if kind == "relu":
         return positive
-    return tf.raw_ops.ReluGrad(gradients=positive, features=tf.math.nextafter(upper, np.inf) - x)
+    with tf.control_dependencies([upstream]):  # Or the graph computes and keeps it from the start.
+        room = tf.math.nextafter(upper, np.inf) - x
+    return tf.raw_ops.ReluGrad(gradients=positive, features=room)
