@@ -73,12 +73,12 @@ class TestTraining:
         losses = []
         for data, jit in ((tf.data.Dataset.from_tensor_slices(images).batch(32), False), (images, True)):
             keras.utils.set_random_seed(1)
-            q_model = networks.calibrated(teacher, 4, 4)
+            # Sums of 4-bit codes often cancel; which side of a ReLU they are on is then left to rounding.
+            q_model = networks.calibrated(teacher, 8, 8)
             student = tfqil.distill(q_model, teacher)
             student.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=jit)
             losses.append(student.fit(data, batch_size=32, shuffle=False, verbose=0).history["loss"][0])
-        # XLA's sums differ in the last bits, and some of the 4-bit codes behind them by one.
-        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
     def test_several_inputs_and_outputs(self):
         first, second = keras.Input(4, name="first"), keras.Input(4, name="second")

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfqil.numerics.finite import finite_or_zero
 from tfqil.numerics.grid import activation_levels, weight_levels
+from tfqil.numerics.ste import coarse_gradient, where_at_most
 
 # Keeps u^(gamma-1) and ln(u) finite at the lower end, where the paper's slope is infinite for gamma < 1.
 _SMALLEST_U = 1e-7
@@ -71,7 +71,7 @@ def quantize_activations(
         codes = round(q clip((x - l) / (2 d), 0, 1)),  q = 2^bits - 1
         output = 2 d codes / q, or codes / q if `normalized` (the paper's form)
     Gradient, scaled form, y the output:
-        inside   d/dx = 1    d/dc = -1    d/dd = (y - (x - l)) / d + 1      inside: l < x < c + d
+        inside   d/dx = 1    d/dc = -1    d/dd = (y - (x - l)) / d + 1      inside: l < x <= c + d
         above    0           0            2
         below    0           0            0          so zeros of a ReLU do not move l = 0
         `normalized`: inside 1 / (2 d), -1 / (2 d), (c - x) / (2 d^2), elsewhere 0. Gradients of c and d are summed;
@@ -89,13 +89,12 @@ def quantize_activations(
         outputs = tf.round(distance * (levels / width)) * (scale * (1.0 / levels))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            # The interval on [0, 6]: ReLU6 tests both ends in one pass. Its input is computed again, not kept, since
-            # activations are what training needs memory for.
+            # Computed again, not kept, since activations are what training needs memory for.
             with tf.control_dependencies([upstream]):  # Not before it is needed.
-                sixths = (inputs - lower) * (6.0 / width)
-            inside = tf.raw_ops.Relu6Grad(gradients=upstream, features=sixths)
+                shifted = inputs - lower
+            inside = coarse_gradient(upstream, shifted, width)
             total = tf.reduce_sum(inside)
-            u = _dot(inside, sixths) / 6.0
+            u = _dot(inside, shifted) / width
             if normalized:
                 slope = 1.0 / width
                 return inside * slope, finite_or_zero(-slope * total), finite_or_zero(slope * (total - 2.0 * u))
@@ -148,9 +147,7 @@ def _linear_weights(
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             with tf.control_dependencies([upstream]):  # Or the graph computes and keeps it from the start.
                 from_center, sign = tf.abs(weights) - center, tf.sign(weights)
-            # Positive where |from_center| <= half_width; the kernel of ReLU's gradient masks in one pass.
-            margin = tf.math.nextafter(half_width, np.inf) - tf.abs(from_center)
-            passed = tf.raw_ops.ReluGrad(gradients=upstream, features=margin) * (scale / width)
+            passed = where_at_most(upstream, tf.abs(from_center), half_width) * (scale / width)
             aligned = passed * sign
             own = 0.0 if normalized else _sum_to(upstream * outputs, center) / scale
             grad_center = own - _sum_to(aligned, center)

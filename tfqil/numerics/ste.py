@@ -74,10 +74,16 @@ def coarse_gradient(
     require_known(kind)
     if kind == "identity":
         return upstream
-    # The kernel of ReLU's gradient masks in one pass; with the next number, x <= upper is x < it.
+    # The kernel of ReLU's gradient masks in one pass.
     positive = tf.raw_ops.ReluGrad(gradients=upstream, features=x)
-    if kind == "relu":
-        return positive
+    return positive if kind == "relu" else where_at_most(positive, x, upper)
+
+
+def where_at_most(upstream: tf.Tensor, x: tf.Tensor, upper: tf.Tensor | float) -> tf.Tensor:
+    """A gradient where x <= upper, and 0 elsewhere.
+
+    Forward: upstream 1{x <= upper}. Gradient: none (it is one). Shapes: upstream and x the same, upper broadcasts.
+    """
     with tf.control_dependencies([upstream]):  # Or the graph computes and keeps it from the start.
-        room = tf.math.nextafter(upper, np.inf) - x
-    return tf.raw_ops.ReluGrad(gradients=positive, features=room)
+        room = tf.math.nextafter(upper, np.inf) - x  # Above 0 just where x <= upper.
+    return tf.raw_ops.ReluGrad(gradients=upstream, features=room)
