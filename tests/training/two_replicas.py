@@ -1,4 +1,4 @@
-"""Trains quantized models on two replicas; run by `test_replicas_and_precision` as a process of its own.
+"""Trains quantized models on two replicas; run by `test_replicas` as a process of its own.
 
 The devices must be there before TensorFlow starts. Prints "equal" if all kernels and grids of both replicas are equal.
 """

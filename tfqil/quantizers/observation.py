@@ -71,3 +71,12 @@ def running_mean(variables: Any, name: str, value: tf.Tensor, *, valid: tf.Tenso
     mean = current + (value - current) / tf.cast(batches + 1, current.dtype)
     updated = tf.where(batches > 0, mean, value)  # The first value replaces whatever was there.
     return tf.where(valid, updated, current)
+
+
+def range_over_replicas(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The ends of the range of a batch, 0 included, of which each replica has a part: float32 scalars."""
+    ends = tf.cast(tf.stack([-tf.reduce_min(inputs), tf.reduce_max(inputs)]), tf.float32)
+    replica = tf.distribute.get_replica_context()  # None outside of a replica, as where a strategy builds a model.
+    if replica is not None and replica.num_replicas_in_sync > 1:
+        ends = tf.reduce_max(replica.all_gather(ends[tf.newaxis], axis=0), axis=0)
+    return -tf.maximum(ends[0], 0.0), tf.maximum(ends[1], 0.0)

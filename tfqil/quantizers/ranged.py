@@ -17,7 +17,7 @@ from tfqil.quantizers.base import (
     Variables,
     add_observed_batches,
 )
-from tfqil.quantizers.observation import Observation, initialize_on_first_batches, running_mean
+from tfqil.quantizers.observation import FIRST_BATCHES, Observation, range_over_replicas, running_mean
 
 # How much of the range a training batch renews once the first batches have set it.
 _MOVING_AVERAGE_RATE = 0.01
@@ -73,7 +73,8 @@ class RangeActivationQuantizer(ActivationQuantizer):
     """Activations on the levels between the ends of their range, 0 being one of the levels.
 
     Forward: s clip(round(x / s), -z, q - z), s = (maximum - minimum) / q, z = round(-minimum / s), q = 2^bits - 1.
-    Gradient: 1 inside the range, else 0. The range is a moving average over training batches, not learned.
+    Gradient: 1 inside the range, else 0. The range is a moving average over training batches (of all replicas), not
+        learned.
     Shapes and units: scalars in the units of the activations.
     Raises: TypeError or ValueError if bits is no integer from 2 to 8.
     Reference: Jacob et al., CVPR 2018; what TFMOT's 8-bit scheme does.
@@ -118,9 +119,16 @@ class RangeActivationQuantizer(ActivationQuantizer):
         return affine.quantize_affine(inputs, step, zero, bits=self.bits)
 
     def learn(self, inputs: tf.Tensor, variables: Variables) -> None:
-        """Moves the range to that of a training batch: at once in the first ones, then slowly."""
-        initialize_on_first_batches(self, inputs, variables)
-        self._follow(inputs, variables)
+        """Moves the range to that of a training batch of all replicas: to the mean of the first ones, then slowly."""
+        batches = tf.convert_to_tensor(variables["observed_batches"])
+        is_first = batches < FIRST_BATCHES
+        rate = tf.where(is_first, 1.0 / tf.cast(batches + 1, tf.float32), _MOVING_AVERAGE_RATE)
+        for name, end in zip(("minimum", "maximum"), range_over_replicas(tf.stop_gradient(inputs)), strict=True):
+            if name in variables:
+                current = tf.convert_to_tensor(variables[name])
+                moved = (1.0 - rate) * current + rate * end
+                variables[name].assign(tf.where(tf.math.is_finite(moved), moved, current))
+        variables["observed_batches"].assign(batches + tf.cast(is_first, batches.dtype))
 
     def united(self, variables: Sequence[Variables]) -> Variables:
         """The range that contains those of all tensors."""
@@ -140,15 +148,6 @@ class RangeActivationQuantizer(ActivationQuantizer):
         """The ends of the range, averaged over batches."""
         ends = {"maximum": observation.maximum} | ({"minimum": observation.minimum} if self.signed else {})
         return {name: running_mean(variables, name, end, valid=tf.math.is_finite(end)) for name, end in ends.items()}
-
-    def _follow(self, inputs: tf.Tensor, variables: Variables) -> None:
-        inputs = tf.stop_gradient(inputs)
-        ends = {"minimum": tf.minimum(tf.reduce_min(inputs), 0.0), "maximum": tf.maximum(tf.reduce_max(inputs), 0.0)}
-        for name in ("minimum", "maximum"):
-            if name in variables:
-                current = tf.convert_to_tensor(variables[name])
-                moved = current + _MOVING_AVERAGE_RATE * (ends[name] - current)
-                variables[name].assign(tf.where(tf.math.is_finite(moved), moved, current))
 
 
 @_host.serializable
