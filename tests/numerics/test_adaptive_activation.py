@@ -125,6 +125,20 @@ def test_codes_and_gradients_equal_an_independent_reference(bits, to_nearest):
         assert abs(float(in_step) - terms.sum()) <= 2e-5 * np.abs(terms).sum()
 
 
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "xla"])
+def test_few_small_gradients_above_do_not_drown_in_many_large_ones_inside(jit):
+    x = np.full(2**20, 0.5, np.float32)
+    upstream = np.full(2**20, 1e-3, np.float32)
+    x[:10], upstream[:10] = 99, 1e-6
+
+    @functools.partial(tf.function, jit_compile=jit)
+    def in_step(x, upstream):
+        pairs = (("clipped_relu", "two_valued"),)
+        return outputs_and_gradients(x, tf.constant(1.0), upstream, bits=4, pairs=pairs)[pairs[0]][2]
+
+    np.testing.assert_allclose(in_step(tf.constant(x), tf.constant(upstream)), 15 * 10 * 1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("to_nearest", [False, True], ids=["up", "to nearest"])
 @pytest.mark.parametrize("bits", [1, 4])
 @pytest.mark.parametrize("run", ["graph", "xla"])

@@ -66,6 +66,26 @@ def test_a_coarse_gradient_passes_the_upstream_one_inside_its_interval(kind, exp
     )
 
 
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "xla"])
+@pytest.mark.parametrize("upper", [1e-30, 0.1, 1.0, 6.0, 1e30])
+def test_the_ends_of_the_interval_are_exact(upper, jit):
+    upper = np.float32(upper)
+    x = np.float32(
+        [-1, 0, np.nextafter(np.float32(0), 1) * 2**24, np.nextafter(upper, 0), upper, np.nextafter(upper, 9e30)]
+    )
+    run = tf.function(lambda x: ste.coarse_gradient(tf.ones_like(x), x, tf.constant(upper)), jit_compile=jit)
+    np.testing.assert_array_equal(run(tf.constant(x)), [0, 0, 1, 1, 1, 0])
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "xla"])
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32, tf.float64])
+def test_what_is_outside_counts_as_nothing_whatever_arrives_there(dtype, jit):
+    x = tf.constant([-1.0, 0.0, 0.5, 1.5, 2.5], dtype)
+    upstream = tf.constant([np.inf, np.nan, -2.0, np.inf, np.nan], dtype)
+    run = tf.function(lambda upstream, x: ste.coarse_gradient(upstream, x, tf.constant(2.0, dtype)), jit_compile=jit)
+    np.testing.assert_array_equal(tf.cast(run(upstream, x), tf.float32), [0, 0, -2, np.inf, 0])
+
+
 def test_an_unknown_coarse_derivative_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="Got the estimator 'tanh', expected one of identity, relu, clipped_relu"):
         ste.coarse_gradient(tf.constant(X), tf.constant(X), 2.0, "tanh")

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfqil.numerics.finite import finite_or_zero
 from tfqil.numerics.grid import activation_levels
-from tfqil.numerics.ste import coarse_gradient, require_known, where_at_most
+from tfqil.numerics.ste import coarse_gradient, passed_where, require_known
 
 STEP_GRADIENTS = ("exact", "three_valued", "two_valued")
 # The step that rounds |N(0, 1)| to nearest with the least squared error, by bits. Derived; the authors' code has
@@ -58,14 +58,15 @@ def quantize(
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             upper = levels * step
-            positive = coarse_gradient(upstream, inputs, upper, "relu")
-            inside = where_at_most(positive, inputs, upper)
-            passed = {"identity": upstream, "relu": positive, "clipped_relu": inside}[ste]
+            passed = coarse_gradient(upstream, inputs, upper, ste)
             if step_gradient == "exact":
                 return passed, finite_or_zero(tf.reduce_sum(upstream * codes))
-            of_inside = 2.0 ** (bits - 1) if step_gradient == "three_valued" else 0.0
-            total_inside = tf.reduce_sum(inside)
-            return passed, finite_or_zero(of_inside * total_inside + levels * (tf.reduce_sum(positive) - total_inside))
+            with tf.control_dependencies([upstream]):
+                is_above = inputs > upper
+            total = levels * tf.reduce_sum(passed_where(is_above, upstream))
+            if step_gradient == "three_valued":
+                total += 2.0 ** (bits - 1) * tf.reduce_sum(coarse_gradient(upstream, inputs, upper))
+            return passed, finite_or_zero(total)
 
         return codes * step, gradient
 

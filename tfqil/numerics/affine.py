@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfqil.numerics.finite import magnitudes
 from tfqil.numerics.grid import activation_levels, weight_levels
+from tfqil.numerics.ste import passed_where
 
 # The least range of a tensor: its step stays a normal float32 and within what the runtime's multipliers take.
 SMALLEST_RANGE = 1e-5
@@ -56,7 +57,7 @@ def quantize_affine(inputs: tf.Tensor, step: tf.Tensor, zero: tf.Tensor, *, bits
         clipped = tf.clip_by_value(rounded, -zero, levels - zero)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return upstream * tf.cast(tf.equal(rounded, clipped), upstream.dtype)
+            return passed_where(tf.equal(rounded, clipped), upstream)
 
         return clipped * step, gradient
 

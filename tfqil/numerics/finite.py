@@ -8,13 +8,8 @@ import tensorflow as tf
 def magnitudes(weights: tf.Tensor) -> tf.Tensor:
     """|w|, and 0 for entries that are not finite, so that one broken weight does not set the scale of all others."""
     magnitude = tf.abs(weights)
-    # One pass that only reads tells whether there is such an entry; there hardly ever is.
-    found: tf.Tensor = tf.cond(
-        tf.math.is_finite(tf.reduce_sum(magnitude)),
-        lambda: magnitude,
-        lambda: tf.where(tf.math.is_finite(magnitude), magnitude, tf.zeros_like(magnitude)),
-    )
-    return found
+    # One comparison for both: NaN is not less than anything.
+    return tf.where(magnitude <= magnitude.dtype.max, magnitude, tf.zeros((), magnitude.dtype))
 
 
 def finite_or_zero(gradient: tf.Tensor) -> tf.Tensor:

@@ -2,11 +2,13 @@
 
 For an exponent of 1 and a lower end of 0 the levels are h k / q, so only h is searched. The error of a candidate is
 linear in the histogram of the data; with the bins counted in units of the largest magnitude, one matrix (bins,
-candidates) serves every tensor and channel. It is computed where it is needed: kept as a constant, it would be a
-megabyte in the graph of every quantizer.
+candidates) serves every tensor and channel. Graphs compute it where they need it: as a constant it would be a megabyte
+in the graph of every quantizer.
 """
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -44,13 +46,20 @@ def best_upper_end(counts: tf.Tensor, largest: tf.Tensor, *, levels: int) -> tf.
     Returns:
         float32 (...), in the units of `largest`.
     """
-    errors = tf.linalg.matmul(tf.reshape(counts, [-1, BINS]), _errors(levels))
+    table = _known_errors(levels) if tf.executing_eagerly() else _errors(levels)
+    errors = tf.linalg.matmul(tf.reshape(counts, [-1, BINS]), table)
     best = tf.gather(tf.constant(_candidates()), tf.argmin(errors, axis=-1))
     return largest * tf.reshape(best, tf.shape(largest))
 
 
 def _candidates() -> NDArray[np.float32]:
     return np.geomspace(_SMALLEST_CANDIDATE, 1.0, _CANDIDATES).astype(np.float32)
+
+
+@functools.cache
+def _known_errors(levels: int) -> NDArray[np.float32]:
+    """`_errors`, for searches that run one by one: it takes longer than they do."""
+    return np.asarray(_errors(levels))
 
 
 def _errors(levels: int) -> tf.Tensor:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfqil.numerics.finite import finite_or_zero
 from tfqil.numerics.grid import activation_levels, weight_levels
-from tfqil.numerics.ste import coarse_gradient, where_at_most
+from tfqil.numerics.ste import coarse_gradient, passed_where
 
 # Keeps u^(gamma-1) and ln(u) finite at the lower end, where the paper's slope is infinite for gamma < 1.
 _SMALLEST_U = 1e-7
@@ -147,7 +147,8 @@ def _linear_weights(
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             with tf.control_dependencies([upstream]):  # Or the graph computes and keeps it from the start.
                 from_center, sign = tf.abs(weights) - center, tf.sign(weights)
-            passed = where_at_most(upstream, tf.abs(from_center), half_width) * (scale / width)
+                inside = tf.abs(from_center) <= half_width
+            passed = passed_where(inside, upstream) * (scale / width)
             aligned = passed * sign
             own = 0.0 if normalized else _sum_to(upstream * outputs, center) / scale
             grad_center = own - _sum_to(aligned, center)
@@ -178,7 +179,7 @@ def _power_weights(
                 u = _transform(weights, center, half_width)
             safe = tf.maximum(u, _SMALLEST_U)
             inside = (magnitude >= center - half_width) & (magnitude <= center + half_width)
-            arriving = tf.where(inside, upstream * scale, tf.zeros_like(upstream))
+            arriving = passed_where(inside, upstream) * scale
             passed = arriving * (gamma * safe ** (gamma - 1.0) / width)
             aligned = passed * sign
             own = 0.0 if normalized else _sum_to(upstream * outputs, center) / scale
