@@ -336,6 +336,30 @@ class TestEveryActivationQuantizerThatDataSet:
             # The least squared error cuts a normal tail off at 1.2 (1 level) to 4.2 (255 levels) sigma.
             assert 1.0 < holder.grid().maximum < 4.5
 
+    @pytest.mark.parametrize("calibrates", [False, True], ids=["training", "calibration"])
+    def test_a_batch_that_says_nothing_does_not_count(self, quantizer, calibrates):
+        silent = np.full((8, 4), np.nan, np.float32)
+        if not calibrates and isinstance(quantizer, quantizers.RangeActivationQuantizer):
+            silent = silent[:0]  # A range of zeros is one.
+        elif isinstance(quantizer, quantizers.RangeActivationQuantizer):
+            pytest.skip("Calibration takes what is not finite for 0, which a range contains.")
+        holder, other = Holder(quantizer), Holder(quantizer)
+
+        def see(holder, data):
+            if calibrates:
+                quantizer.initialize(quantizers.Observation(tf.constant(data)), holder.variables_of_quantizer)
+            else:
+                holder(tf.constant(data), training=True)
+
+        see(holder, silent)
+        unset = Holder(quantizer).values() | {"observed_batches": -1}
+        assert all(np.array_equal(value, unset[name]) for name, value in holder.values().items())
+        for batch in range(3):
+            for one in (holder, other):
+                see(one, 0.1 * examples(quantizer, batch))
+        see(holder, silent)
+        assert all(np.array_equal(value, other.values()[name]) for name, value in holder.values().items())
+
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_a_bad_batch_leaves_the_variables_finite(self, quantizer, bad):
         holder = Holder(quantizer)

@@ -3,7 +3,7 @@
 from tfqil.quantizers.adaptive import AdaptiveActivationQuantizer
 from tfqil.quantizers.base import ActivationQuantizer, ProjectedWeightQuantizer, WeightQuantizer
 from tfqil.quantizers.lbw import LBWWeightQuantizer
-from tfqil.quantizers.observation import Observation
+from tfqil.quantizers.observation import Fit, Observation
 from tfqil.quantizers.projected import BinaryWeightQuantizer, TernaryWeightQuantizer, UniformWeightQuantizer
 from tfqil.quantizers.qil import QILActivationQuantizer, QILWeightQuantizer
 from tfqil.quantizers.ranged import (
@@ -19,6 +19,7 @@ __all__ = [
     "AdaptiveActivationQuantizer",
     "BinaryRelax",
     "BinaryWeightQuantizer",
+    "Fit",
     "FixedActivationQuantizer",
     "LBWWeightQuantizer",
     "MaxAbsWeightQuantizer",

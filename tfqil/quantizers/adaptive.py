@@ -13,7 +13,7 @@ from tfqil.numerics import adaptive_activation
 from tfqil.numerics.grid import activation_levels, check_bits
 from tfqil.numerics.ste import COARSE_DERIVATIVES, scale_gradient
 from tfqil.quantizers.base import ActivationQuantizer, Variables, add_observed_batches
-from tfqil.quantizers.observation import Observation, initialize_on_first_batches, running_mean
+from tfqil.quantizers.observation import Fit, Observation, initialize_on_first_batches
 
 # The least step: the runtime's multipliers stay in range.
 _SMALLEST_STEP = 1e-5
@@ -115,10 +115,10 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
             ratio = activation_levels(other.bits) / activation_levels(self.bits)
             variables["step"].assign(_positive(other_variables["step"]) * ratio)
 
-    def fitted(self, observation: Observation, variables: Variables) -> dict[str, tf.Tensor]:
-        """The step from the root mean square of what was positive, averaged over batches."""
+    def fitted(self, observation: Observation) -> Fit:
+        """The step from the root mean square of what was positive."""
         step = adaptive_activation.half_normal_step(observation.positive_root_mean_square, bits=self.bits)
-        return {"step": running_mean(variables, "step", step, valid=step > _SMALLEST_STEP)}
+        return Fit({"step": step}, step > _SMALLEST_STEP)
 
 
 def _positive(step: Any) -> tf.Tensor:

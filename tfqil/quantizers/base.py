@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +14,7 @@ import tensorflow_model_optimization as tfmot
 from tfqil import _host
 from tfqil.numerics import ste
 from tfqil.numerics.grid import ActivationGrid, WeightGrid, weight_levels
-from tfqil.quantizers.observation import Observation
+from tfqil.quantizers.observation import Fit, Observation, averaged
 
 Variables = Mapping[str, Any]
 
@@ -92,6 +92,7 @@ class ProjectedWeightQuantizer(WeightQuantizer):
     """A quantizer whose codes and step follow from the kernel alone; it has no variables of its own.
 
     Gradient: identity, so the gradient at the quantized weights goes to the float ones unchanged (BinaryConnect).
+    A subclass writes `project`; everything else follows from it.
     """
 
     per_channel: bool
@@ -122,6 +123,7 @@ class ProjectedWeightQuantizer(WeightQuantizer):
         """The scale of the projection; `SMALLEST_STEP` where the kernel is nothing."""
         return self.codes_and_step(kernel, variables)[1]
 
+    @final  # Training computes the same from `project` in fewer passes.
     def codes_and_step(self, kernel: tf.Tensor, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
         """The projection in the range of steps that a runtime computes with; codes are 0 below it."""
         codes, scale = self.project(tf.convert_to_tensor(kernel), variables["channel_rank"])
@@ -140,18 +142,14 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
         """The parameters of the grid as float32 scalars."""
 
     @abc.abstractmethod
-    def fitted(self, observation: Observation, variables: Variables) -> dict[str, tf.Tensor]:
-        """The variables that calibration sets, by name: the mean of what was found before and of this batch.
-
-        `running_mean` computes it. The variables may be tensors here, and are not assigned to.
-        """
+    def fitted(self, observation: Observation) -> Fit:
+        """The variables that suit one batch best; calibration, or training on its first batches, sets their means."""
 
     def initialize(self, observation: Observation, variables: Variables) -> None:
         """Fits the variables to one more batch that calibration saw."""
-        for name, value in self.fitted(observation, variables).items():
-            variables[name].assign(value)
         if "observed_batches" in variables:
-            variables["observed_batches"].assign_add(1)
+            for name, value in averaged(self.fitted(observation), variables).items():
+                variables[name].assign(value)
 
     @property
     @abc.abstractmethod
@@ -164,9 +162,9 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
         _take_over(variables, other_variables)
 
     def is_initialized(self, variables: Variables) -> bool:
-        """Whether data have set the variables."""
+        """Whether data have set the variables, or had nothing to set them by."""
         batches = variables.get("observed_batches")
-        return batches is None or int(tf.convert_to_tensor(batches)) > 0
+        return batches is None or int(tf.convert_to_tensor(batches)) != 0
 
     def without_lower(self) -> ActivationQuantizer:
         """The same quantizer with a lower end that stays 0, for tensors where an exporter cannot subtract it."""
@@ -202,7 +200,7 @@ def _take_over(variables: Variables, others: Variables) -> None:
 
 
 def add_observed_batches(layer: Any, name: str) -> Any:
-    """The counter of batches that have set an interval; a variable, so that it is saved with the model."""
+    """The counter of batches that have set an interval, -1 if there were others only; saved with the model."""
     return layer.add_weight(
         name=f"{name}_observed_batches",
         shape=(),

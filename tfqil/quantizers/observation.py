@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
 from tfqil.numerics import interval_search
+
+if TYPE_CHECKING:
+    from tfqil.quantizers.base import ActivationQuantizer
 
 # The first training batches that set the intervals of a model that was not calibrated.
 FIRST_BATCHES = 4
@@ -49,34 +53,64 @@ class Observation:
         return self.maximum * tf.sqrt(tf.math.divide_no_nan(tf.reduce_sum(relative * relative), count))
 
 
-def initialize_on_first_batches(quantizer: Any, inputs: tf.Tensor, variables: Any) -> None:
+class Fit(NamedTuple):
+    """What one batch says of the variables of a quantizer.
+
+    Attributes:
+        values: by the names of the variables; names that a quantizer has no variable for are left out.
+        valid: bool scalar, whether it says anything: a batch of zeros does not.
+    """
+
+    values: dict[str, tf.Tensor]
+    valid: tf.Tensor
+
+
+def averaged(fit: Fit, variables: Mapping[str, Any], *, later: float | None = None) -> dict[str, tf.Tensor]:
+    """The variables that a fit is of, and their counter: the mean over all valid batches up to now.
+
+    What is not valid changes nothing but a counter of 0, which becomes -1: something was seen.
+
+    Args:
+        fit: of one more batch.
+        variables: of the quantizer, or their values.
+        later: the weight of a batch after the first ones, which are then all that is counted.
+    """
+    counter = tf.convert_to_tensor(variables["observed_batches"])
+    seen = tf.maximum(counter, 0)
+    weight, counted = 1.0 / tf.cast(seen + 1, tf.float32), seen + 1
+    if later is not None:
+        weight = tf.where(seen < FIRST_BATCHES, weight, later)
+        counted = tf.where(seen < FIRST_BATCHES, counted, counter)
+    updated = {"observed_batches": tf.where(fit.valid, counted, tf.where(seen > 0, counter, -1))}
+    for name, value in fit.values.items():
+        if name in variables:
+            current = tf.convert_to_tensor(variables[name])
+            # The first value replaces whatever was there.
+            mean = tf.where(seen > 0, current + weight * (value - current), value)
+            updated[name] = tf.where(fit.valid, mean, current)
+    return updated
+
+
+def initialize_on_first_batches(
+    quantizer: ActivationQuantizer, inputs: tf.Tensor, variables: Mapping[str, Any]
+) -> None:
     """Lets the first training batches of an uncalibrated model set its intervals."""
-    current = {name: tf.convert_to_tensor(value) for name, value in variables.items()}
-    counter = current["observed_batches"]
-    is_first = counter < FIRST_BATCHES
+    current = {name: tf.convert_to_tensor(value) for name, value in variables.items() if isinstance(value, tf.Variable)}
 
     def fitted() -> dict[str, tf.Tensor]:
-        return {**current, **quantizer.fitted(Observation(tf.stop_gradient(inputs)), current)}
+        return {**current, **averaged(quantizer.fitted(Observation(tf.stop_gradient(inputs))), current)}
 
     # The branches return values only: a branch cannot assign to a variable that replicas share.
-    values = tf.cond(is_first, fitted, lambda: current)
-    values["observed_batches"] = counter + tf.cast(is_first, counter.dtype)
-    for name, variable in variables.items():
-        variable.assign(values[name])
+    values = tf.cond(current["observed_batches"] < FIRST_BATCHES, fitted, lambda: current)
+    for name, value in values.items():
+        variables[name].assign(value)
 
 
-def running_mean(variables: Any, name: str, value: tf.Tensor, *, valid: tf.Tensor) -> tf.Tensor:
-    """The mean of a variable over the observed batches and a value; one that is not valid changes nothing."""
-    current, batches = tf.convert_to_tensor(variables[name]), tf.convert_to_tensor(variables["observed_batches"])
-    mean = current + (value - current) / tf.cast(batches + 1, current.dtype)
-    updated = tf.where(batches > 0, mean, value)  # The first value replaces whatever was there.
-    return tf.where(valid, updated, current)
-
-
-def range_over_replicas(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The ends of the range of a batch, 0 included, of which each replica has a part: float32 scalars."""
+def range_over_replicas(inputs: tf.Tensor) -> Fit:
+    """The ends of the range of a batch, 0 included, of which each replica has a part: `minimum` and `maximum`."""
     ends = tf.cast(tf.stack([-tf.reduce_min(inputs), tf.reduce_max(inputs)]), tf.float32)
     replica = tf.distribute.get_replica_context()  # None outside of a replica, as where a strategy builds a model.
     if replica is not None and replica.num_replicas_in_sync > 1:
         ends = tf.reduce_max(replica.all_gather(ends[tf.newaxis], axis=0), axis=0)
-    return -tf.maximum(ends[0], 0.0), tf.maximum(ends[1], 0.0)
+    valid = tf.reduce_all(tf.math.is_finite(ends))
+    return Fit({"minimum": -tf.maximum(ends[0], 0.0), "maximum": tf.maximum(ends[1], 0.0)}, valid)

@@ -18,7 +18,7 @@ from tfqil.quantizers.base import (
     WeightQuantizer,
     add_observed_batches,
 )
-from tfqil.quantizers.observation import Observation, initialize_on_first_batches, running_mean
+from tfqil.quantizers.observation import Fit, Observation, initialize_on_first_batches
 
 # The least half-width: steps stay normal float32 numbers and the runtime's multipliers in range.
 SMALLEST_HALF_WIDTH = 1e-5
@@ -167,13 +167,11 @@ class QILActivationQuantizer(ActivationQuantizer):
         """2 half_width if normalized, else 1."""
         return 2.0 * _interval(variables)[1] if self.normalized else tf.constant(1.0)
 
-    def fitted(self, observation: Observation, variables: Variables) -> dict[str, tf.Tensor]:
-        """The interval that minimises the squared error to what was seen, averaged over batches."""
+    def fitted(self, observation: Observation) -> Fit:
+        """The interval that minimises the squared error to what was seen."""
         largest = observation.maximum
         half = interval_search.best_upper_end(observation.counts, largest, levels=activation_levels(self.bits)) / 2.0
-        valid = half > SMALLEST_HALF_WIDTH  # A batch of zeros says nothing about the interval.
-        learned = [name for name in ("center", "half_width") if name in variables]
-        return {name: running_mean(variables, name, half, valid=valid) for name in learned}
+        return Fit({"center": half, "half_width": half}, half > SMALLEST_HALF_WIDTH)
 
 
 def _add_interval(
@@ -219,7 +217,10 @@ def _interval(variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
 
 @tf.custom_gradient
 def _projected(center: tf.Tensor, half_width: tf.Tensor) -> Any:
-    """A valid interval. Gradient: identity, which is exact for one that is valid, as optimizers keep it."""
+    """The nearest valid interval.
+
+    Gradient: identity; exact for one that is valid, as optimizers keep it, and passed straight through for others.
+    """
     interval = qil.project_interval(_finite(center), _finite(half_width), SMALLEST_HALF_WIDTH)
     return interval, lambda *upstream: upstream
 

@@ -17,7 +17,7 @@ from tfqil.quantizers.base import (
     Variables,
     add_observed_batches,
 )
-from tfqil.quantizers.observation import FIRST_BATCHES, Observation, range_over_replicas, running_mean
+from tfqil.quantizers.observation import Fit, Observation, averaged, range_over_replicas
 
 # How much of the range a training batch renews once the first batches have set it.
 _MOVING_AVERAGE_RATE = 0.01
@@ -120,15 +120,9 @@ class RangeActivationQuantizer(ActivationQuantizer):
 
     def learn(self, inputs: tf.Tensor, variables: Variables) -> None:
         """Moves the range to that of a training batch of all replicas: to the mean of the first ones, then slowly."""
-        batches = tf.convert_to_tensor(variables["observed_batches"])
-        is_first = batches < FIRST_BATCHES
-        rate = tf.where(is_first, 1.0 / tf.cast(batches + 1, tf.float32), _MOVING_AVERAGE_RATE)
-        for name, end in zip(("minimum", "maximum"), range_over_replicas(tf.stop_gradient(inputs)), strict=True):
-            if name in variables:
-                current = tf.convert_to_tensor(variables[name])
-                moved = (1.0 - rate) * current + rate * end
-                variables[name].assign(tf.where(tf.math.is_finite(moved), moved, current))
-        variables["observed_batches"].assign(batches + tf.cast(is_first, batches.dtype))
+        fit = range_over_replicas(tf.stop_gradient(inputs))
+        for name, value in averaged(fit, variables, later=_MOVING_AVERAGE_RATE).items():
+            variables[name].assign(value)
 
     def united(self, variables: Sequence[Variables]) -> Variables:
         """The range that contains those of all tensors."""
@@ -144,10 +138,9 @@ class RangeActivationQuantizer(ActivationQuantizer):
         step, zero = affine.range_step_and_zero(minimum, maximum, bits=self.bits)
         return step, zero, tf.zeros_like(step)
 
-    def fitted(self, observation: Observation, variables: Variables) -> dict[str, tf.Tensor]:
-        """The ends of the range, averaged over batches."""
-        ends = {"maximum": observation.maximum} | ({"minimum": observation.minimum} if self.signed else {})
-        return {name: running_mean(variables, name, end, valid=tf.math.is_finite(end)) for name, end in ends.items()}
+    def fitted(self, observation: Observation) -> Fit:
+        """The ends of the range."""
+        return Fit({"minimum": observation.minimum, "maximum": observation.maximum}, tf.constant(True))
 
 
 @_host.serializable
@@ -189,7 +182,7 @@ class FixedActivationQuantizer(ActivationQuantizer):
         """The prescribed grid."""
         return tf.constant(self.step), tf.constant(float(self.zero)), tf.constant(0.0)
 
-    def fitted(self, observation: Observation, variables: Variables) -> dict[str, tf.Tensor]:
+    def fitted(self, observation: Observation) -> Fit:
         """Nothing to fit."""
-        del observation, variables
-        return {}
+        del observation
+        return Fit({}, tf.constant(False))
