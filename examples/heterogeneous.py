@@ -4,14 +4,16 @@
 
 A VGG-11 learns glyphs of the DejaVu faces in float. Then it is quantized with the images it learned from, with and
 without their classes, and, calibration included, with images it has never seen: glyphs of other families, handwritten
-digits, and noise. All copies take as many steps with the same optimizer, and are tested on DejaVu faces that no image
-shows. A run that was stopped goes on with the epoch where it stopped.
+digits, noise that follows from the network alone (`norm_matching.py`), and plain noise. All copies take as many steps
+with the same optimizer, and are tested on DejaVu faces that no image shows. A run that was stopped goes on with the
+epoch where it stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import classifiers
@@ -19,6 +21,7 @@ import data as image_data
 import digits as digits_data
 import fitting
 import glyphs
+import norm_matching
 import numpy as np
 import protocol
 import results
@@ -48,6 +51,9 @@ _EXAMPLES = flags.DEFINE_integer("examples", 20_000, "Images to train with.", lo
 _BATCH = 128
 _FAMILY = "DejaVu"
 _NOISE_GRIDS = (2, 4, 8, 16, 32)
+# Images of matched noise, which take some 50 ms each, and how many have the statistics together.
+_MATCHED = 2560
+_MATCHED_TOGETHER = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,12 +62,12 @@ class Source:
 
     Attributes:
         name: for the table.
-        images: of training, bytes.
+        images: makes those of training, bytes.
         classes: of the images, or None where the float network teaches.
     """
 
     name: str
-    images: np.ndarray
+    images: Callable[[], np.ndarray]
     classes: np.ndarray | None = None
 
 
@@ -81,11 +87,12 @@ def main(_: list[str]) -> None:
         data = image_data.glyph_set(arrays, batch=_BATCH, seed=_SEED.value, examples=_EXAMPLES.value)
         float_record = train_float(folder, data)
         rows = []
-        for source in sources(arrays, others[0]):
+        model = tfqil.load_model(folder / "float" / "model.keras", compile=False)
+        for source in sources(arrays, others[0], model):
             own = folder / source.name.replace(" ", "_")
             if not (own / "record.json").is_file():
                 keras.utils.set_random_seed(_SEED.value)
-                fitting.finish(own, quantize_with(source, folder, own, arrays))
+                fitting.finish(own, quantize_with(source, model, own, arrays))
             rows.append(runs.read_json(own / "record.json"))
     results.console().print(table(rows, float_record["file_accuracy"]))
 
@@ -98,15 +105,17 @@ def family_arrays(family: str, folder: str | None, *, others: bool = False) -> i
     return image_data.glyph_arrays(folder, name=name, train_faces=train, test_faces=test)
 
 
-def sources(arrays: image_data.Arrays, others: np.ndarray) -> list[Source]:
+def sources(arrays: image_data.Arrays, others: np.ndarray, model: keras.Model) -> list[Source]:
     """The rows of the table, from the most that is known of the training data to the least."""
     images, classes = arrays[:2]
+    count, seed = len(images), _SEED.value
     return [
-        Source(name="training images and classes", images=images, classes=classes),
-        Source(name="training images", images=images),
-        Source(name="glyphs of other families", images=others),
-        Source(name="handwritten digits", images=colored_digits(len(images), _SEED.value)),
-        Source(name="noise", images=noise(len(images), _SEED.value)),
+        Source(name="training images and classes", images=lambda: images, classes=classes),
+        Source(name="training images", images=lambda: images),
+        Source(name="glyphs of other families", images=lambda: others),
+        Source(name="handwritten digits", images=lambda: colored_digits(count, seed)),
+        Source(name="matched noise", images=lambda: matched_noise(model, count, seed)),
+        Source(name="noise", images=lambda: noise(count, seed)),
     ]
 
 
@@ -131,6 +140,14 @@ def noise(count: int, seed: int, *, grids: tuple[int, ...] = _NOISE_GRIDS) -> np
     return np.clip(np.rint(images + random.uniform(64, 192, (count, 1, 1, 3))), 0, 255).astype(np.uint8)
 
 
+def matched_noise(model: keras.Model, count: int, seed: int) -> np.ndarray:
+    """Noise that the batch normalizations of the network take for training images, bytes; each image several times."""
+    batch = min(count, _MATCHED_TOGETHER)
+    start = image_data.normalized_glyphs(noise(min(count, _MATCHED) // batch * batch, seed)).numpy()
+    images = np.rint(127.5 + 127.5 * norm_matching.matched(model, start, batch=batch)).astype(np.uint8)
+    return np.resize(images, (count, *images.shape[1:]))
+
+
 def train_float(folder: pathlib.Path, data: image_data.ImageSet) -> dict[str, Any]:
     """The record of the float network, which is trained unless it is there."""
     keras.utils.set_random_seed(_SEED.value)
@@ -144,12 +161,12 @@ def train_float(folder: pathlib.Path, data: image_data.ImageSet) -> dict[str, An
     return run.stage(protocol.Widths(weights=protocol.FLOAT, activations=protocol.FLOAT), None)
 
 
-def quantize_with(source: Source, folder: pathlib.Path, own: pathlib.Path, arrays: image_data.Arrays) -> dict[str, Any]:
+def quantize_with(source: Source, model: keras.Model, own: pathlib.Path, arrays: image_data.Arrays) -> dict[str, Any]:
     """The record of a copy that is calibrated and trained with a source, with checkpoints in a folder of its own."""
-    model = tfqil.load_model(folder / "float" / "model.keras", compile=False)
-    classes = np.zeros(len(source.images), np.uint8) if source.classes is None else source.classes
+    training = source.images()
+    classes = np.zeros(len(training), np.uint8) if source.classes is None else source.classes
     data = image_data.glyph_set(
-        (source.images, classes, *arrays[2:]), batch=_BATCH, seed=_SEED.value, examples=_EXAMPLES.value
+        (training, classes, *arrays[2:]), batch=_BATCH, seed=_SEED.value, examples=_EXAMPLES.value
     )
     q_model = tfqil.quantize_model(model, tfqil.QILQuantizeConfig(_BITS.value, _BITS.value))
     tfqil.calibrate(q_model, data.train(0))

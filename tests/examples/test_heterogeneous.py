@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tf_keras as keras
 
-from tests import scripts
+from tests import networks, scripts
 
 sys.path.append(str(scripts.ROOT / "examples"))
 import data
+import norm_matching
 
 # Few images, since those of the whole sets take minutes to draw.
 FEWER = 'import data; data._GLYPHS = {"train": 512, "test": 128}'
@@ -40,7 +42,7 @@ def test_every_source_leaves_a_record_of_an_integer_file(finished):
     folder, printed = finished
     records = [found for path in (folder / "run").glob("*/record.json") if "name" in (found := read(path))]
     names = {record["name"] for record in records}
-    others = {"glyphs of other families", "handwritten digits", "noise"}
+    others = {"glyphs of other families", "handwritten digits", "matched noise", "noise"}
     assert names == {"training images and classes", "training images", *others}
     for record in records:
         assert record["integer_only"]
@@ -70,6 +72,25 @@ def test_a_killed_copy_goes_on_to_the_same_end(finished):
 def test_other_settings_are_refused(finished):
     folder, _ = finished
     assert "Got --bits=2 for the run in" in scripts.refused(*command(folder), "--bits=2", before=FEWER)
+
+
+def test_matched_noise_has_the_statistics_that_the_network_expects():
+    random = np.random.default_rng(0)
+    model = networks.trained("residual")
+    images = random.uniform(-1, 1, (64, 12, 12, 1)).astype(np.float32)
+    before = model.get_weights()
+
+    def distance(images):
+        norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+        found = keras.Model(model.input, [layer.input for layer in norms])(images)
+        means = [np.abs(x.numpy().mean((0, 1, 2)) - norm.moving_mean) for x, norm in zip(found, norms, strict=True)]
+        return float(np.mean(np.concatenate(means)))
+
+    matched = norm_matching.matched(model, images, steps=60, batch=32)
+    assert matched.shape == images.shape and np.abs(matched).max() <= 1
+    assert distance(matched[:32]) < 0.5 * distance(images[:32])
+    assert distance(matched[32:]) < 0.5 * distance(images[32:])
+    assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), before, strict=True))
 
 
 def test_sets_of_other_faces_do_not_take_each_others_place(tmp_path, monkeypatch):
