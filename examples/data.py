@@ -14,6 +14,7 @@ state.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -48,7 +49,8 @@ class ImageSet:
         classes: number of classes.
         shape: height, width and channels of the images as networks take them, float32.
         train_examples: number of training images.
-        train: batches of an epoch, (images, classes), from its number.
+        train: batches of an epoch, (images, classes), from its number; with a `tf.distribute.InputContext` the part of
+            them that one of several processes trains with, in batches of one device.
         test: batches of the test, in a fixed order.
     """
 
@@ -56,7 +58,7 @@ class ImageSet:
     classes: int
     shape: tuple[int, int, int]
     train_examples: int
-    train: Callable[[int], Images]
+    train: Callable[..., Images]
     test: Images
 
     def test_accuracy(self, run: Callable[[np.ndarray], np.ndarray]) -> float:
@@ -181,9 +183,10 @@ def _in_memory(
     count = min(examples or len(train[0]), len(train[0]))
     images = tf.data.Dataset.from_tensor_slices((np.array(train[0][:count]), train[1][:count].astype(np.int32)))
 
-    def batches(epoch: int) -> Images:
+    def batches(epoch: int, context: tf.distribute.InputContext | None = None) -> Images:
         order = images.shuffle(count, seed=mixed(seed, epoch), reshuffle_each_iteration=False)
-        return _batched(_augmented(order, augmented, normalized, seed, epoch), batch, training=True)
+        moved = functools.partial(_augmented, augmented, normalized, mixed(seed, epoch))
+        return _trained_with(order, moved, batch, context)
 
     tests = tf.data.Dataset.from_tensor_slices((np.array(test[0]), test[1].astype(np.int32)))
     tests = _batched(tests.map(lambda image, label: (normalized(image), label)), batch, training=False)
@@ -239,11 +242,14 @@ def _prepared(
     def normalized(image: tf.Tensor) -> tf.Tensor:
         return (tf.cast(image, tf.float32) - mean) / std
 
-    def batches(epoch: int) -> Images:
+    def batches(epoch: int, context: tf.distribute.InputContext | None = None) -> Images:
         images = opened("train" if count == available else f"train[:{count}]", epoch)
         images = images.shuffle(min(count, _SHUFFLED), seed=mixed(seed, epoch), reshuffle_each_iteration=False)
-        images = images.map(decoded, tf.data.AUTOTUNE)
-        return _batched(_augmented(images, augment, normalized, seed, epoch), batch, training=True)
+
+        def seen(position: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            return _augmented(augment, normalized, mixed(seed, epoch), position, decoded(*example))
+
+        return _trained_with(images, seen, batch, context)
 
     tests = tests.map(decoded, tf.data.AUTOTUNE)
     tests = tests.map(lambda image, label: (normalized(center(image)), label), tf.data.AUTOTUNE)
@@ -258,17 +264,38 @@ def _prepared(
 
 
 def _augmented(
-    images: Images,
     augmented: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     normalized: Callable[[tf.Tensor], tf.Tensor],
     seed: int,
-    epoch: int,
-) -> Images:
-    def apply(position: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        keys = tf.stack([tf.constant(mixed(seed, epoch), tf.int64), position])
-        return normalized(augmented(example[0], keys)), example[1]
+    position: tf.Tensor,
+    example: tuple[tf.Tensor, tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What training sees of an example; the position in the epoch decides how it is augmented."""
+    keys = tf.stack([tf.constant(seed, tf.int64), position])
+    return normalized(augmented(example[0], keys)), example[1]
 
-    return images.enumerate().map(apply, num_parallel_calls=tf.data.AUTOTUNE)
+
+def _trained_with(
+    images: Images,
+    seen: Callable[[tf.Tensor, tuple[tf.Tensor, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]],
+    batch: int,
+    context: tf.distribute.InputContext | None,
+) -> Images:
+    """Batches of an epoch, or the part of each batch that one of several processes reads.
+
+    The parts together are the whole, and no process decodes what another one trains with.
+    """
+    positions = images.enumerate()
+    if context is None or context.num_replicas_in_sync == 1:
+        return _batched(positions.map(seen, tf.data.AUTOTUNE), batch, training=True)
+    of_process = batch // context.num_input_pipelines
+    steps = int(images.cardinality()) // batch
+    own = positions.take(steps * batch).filter(
+        lambda position, _: position % batch // of_process == context.input_pipeline_id
+    )
+    of_device = context.get_per_replica_batch_size(batch)
+    batches = _batched(own.map(seen, tf.data.AUTOTUNE), of_device, training=True)
+    return batches.apply(tf.data.experimental.assert_cardinality(steps * (of_process // of_device)))
 
 
 def _batched(images: Images, batch: int, *, training: bool) -> Images:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import devices
 import runs
 import tensorflow as tf
 import tf_keras as keras
@@ -14,7 +15,7 @@ import tf_keras as keras
 
 def fit(
     model: keras.Model,
-    train: Callable[[int], tf.data.Dataset],
+    train: Callable[..., tf.data.Dataset],
     epochs: int,
     folder: pathlib.Path,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -23,7 +24,7 @@ def fit(
 
     Args:
         model: compiled, with the variables of its optimizer built.
-        train: the batches of an epoch from its number.
+        train: the batches of an epoch from its number, and for several devices a part of them (`devices.batches`).
         epochs: how many there are in all.
         folder: of the checkpoint and the log.
         callbacks: of `model.fit`.
@@ -32,27 +33,36 @@ def fit(
         runs.UnusableError: the checkpoint is damaged, or of another network.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    strategy = model.distribute_strategy
     done = tf.Variable(0, dtype=tf.int64, trainable=False)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, done=done)
-    manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoint"), max_to_keep=1)
-    if manager.latest_checkpoint:
+    latest = tf.train.latest_checkpoint(str(folder / "checkpoint"))
+    if latest:
         try:
-            checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+            checkpoint.restore(latest).assert_consumed()
         except (AssertionError, ValueError, IndexError, tf.errors.OpError):  # All of them are seen.
             raise runs.UnusableError(
-                f"Got {manager.latest_checkpoint}, which is damaged or of another network, expected the last epoch of "
-                f"this one: delete {folder}, and it is trained again."
+                f"Got {latest}, which is damaged or of another network, expected the last epoch of this one: delete "
+                f"{folder}, and it is trained again."
             ) from None
     log = folder / "history.json"
     history = runs.read_json(log)[: int(done)] if log.is_file() else []
-    for epoch in range(int(done), epochs):
-        logs = model.fit(
-            train(epoch), initial_epoch=epoch, epochs=epoch + 1, callbacks=list(callbacks), verbose=0
-        ).history
-        history.append({name: float(values[0]) for name, values in logs.items()})
-        runs.write_json(log, history)
-        done.assign(epoch + 1)
-        manager.save()
+    with devices.written_by_chief(strategy, folder) as written:
+        manager = tf.train.CheckpointManager(checkpoint, str(written / "checkpoint"), max_to_keep=1)
+        for epoch in range(int(done), epochs):
+            batches, steps = devices.batches(strategy, train, epoch)
+            logs = model.fit(
+                batches,
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                steps_per_epoch=steps,
+                callbacks=list(callbacks),
+                verbose=0,
+            ).history
+            history.append({name: float(values[0]) for name, values in logs.items()})
+            runs.write_json(written / "history.json", history)
+            done.assign(epoch + 1)
+            manager.save()
     return history
 
 
@@ -67,8 +77,9 @@ def rates(rate: float, drops: Sequence[float], steps: int) -> Any:
 
 def save(model: keras.Model, folder: pathlib.Path) -> None:
     """Writes `model.keras` as a whole or not at all."""
-    model.save(folder / "unfinished.keras")
-    (folder / "unfinished.keras").replace(folder / "model.keras")
+    with devices.written_by_chief(model.distribute_strategy, folder) as written:
+        model.save(written / "unfinished.keras")
+        (written / "unfinished.keras").replace(written / "model.keras")
 
 
 def finish(folder: pathlib.Path, record: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import data as image_data
+import devices
 import fitting
 import numpy as np
 import recipes
@@ -163,7 +164,7 @@ class Run:
         rho: share of the blending of `bcgd`.
         intervals: what `with_bits` does with them between the stages.
         jit: compile the training step with XLA.
-        strategy: spreads the training over devices.
+        strategy: spreads the training over devices, and perhaps over processes, of which each makes the same calls.
         storage: how the files store weights.
         float_folder: the stage of a float network that another run has trained; None for that of this run.
         prepare: what is done to a quantized model before it is trained, such as freezing some of it.
@@ -178,7 +179,7 @@ class Run:
     rho: float = 1e-5
     intervals: str = "fit"
     jit: bool = False
-    strategy: Any = None
+    strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
     storage: str = "fastest"
     float_folder: pathlib.Path | None = None
     prepare: Callable[[keras.Model], Any] = lambda model: None
@@ -194,16 +195,23 @@ class Run:
         if record.is_file():
             return dict(runs.read_json(record))
         started = time.perf_counter()
-        with self._scope():
+        with self.strategy.scope():
             model = self._start(widths, before)
             epochs = self.settings.float_epochs if widths.is_float else self.settings.epochs
             self._compile(model, widths, epochs)
         callbacks = [] if widths.is_float else self._callbacks(epochs)
         history = fitting.fit(model, self.data.train, epochs, folder, callbacks)
-        return self._finish(model, widths, history, folder, time.perf_counter() - started)
-
-    def _scope(self) -> Any:
-        return (self.strategy or tf.distribute.get_strategy()).scope()
+        fitting.save(model, folder)
+        if devices.is_chief(self.strategy):
+            if self.strategy.num_replicas_in_sync > 1:
+                # To read a variable of several processes takes them all.
+                model = tfqil.load_model(folder / "model.keras", compile=False)
+            if self.method == "lbw" and not widths.is_float:
+                # A step that moves to the next power of two late in training leaves statistics of another network.
+                fitting.save(tfqil.reestimate_norms(model, self.data.train(epochs)), folder)
+            self._finish(model, widths, history, folder, time.perf_counter() - started)
+        devices.wait(self.strategy)
+        return dict(runs.read_json(record))
 
     def _start(self, widths: Widths, before: Widths | None) -> keras.Model:
         """The model of a stage before its first step."""
@@ -257,8 +265,8 @@ class Run:
 
     def _finish(
         self, model: keras.Model, widths: Widths, history: list[dict[str, float]], folder: pathlib.Path, seconds: float
-    ) -> dict[str, Any]:
-        """Tests, converts and verifies a trained model, and writes all that is left of it."""
+    ) -> None:
+        """Tests, converts and verifies a trained model, and writes its file and its record."""
         record: dict[str, Any] = {
             "stage": widths.name,
             "method": None if widths.is_float else self.method,
@@ -267,7 +275,6 @@ class Run:
             "training_accuracy": history[-1]["accuracy"],
             "keras_accuracy": self.data.test_accuracy(model.predict_on_batch),
         }
-        fitting.save(model, folder)
         if widths.is_float:
             tflite = results.float_file(self._in_float32(model))
         else:
@@ -280,7 +287,6 @@ class Run:
         record["bytes"] = len(tflite)
         record["integer_only"] = tfqil.inspect(tflite).integer_only
         fitting.finish(folder, record)
-        return record
 
 
 def run_file(tflite: bytes, images: np.ndarray) -> np.ndarray:

@@ -33,7 +33,8 @@ def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"Got the file {folder}, expected a folder: choose another --directory.")
     if note.is_file():
-        found = _description(note)
+        noted = _description(note)
+        found = dict(noted)
         stages, wanted = found.get("schedule", []), description.get("schedule", [])
         if stages[: len(wanted)] == wanted[: len(stages)]:
             # Stages that a longer schedule has left are those of that schedule.
@@ -45,6 +46,8 @@ def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:
                 f"Got --{name}={description[name]} for the run in {folder}, which has {found.get(name)}, expected the "
                 "same settings: choose another --directory."
             )
+        if description == noted:
+            return
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(
             f"Got the folder {folder}, which holds no run, expected an empty one: choose another --directory."

@@ -6,6 +6,9 @@
 Trains with the settings of the papers (`protocol.py`; flags change them), and goes on where it was stopped if the
 directory has a training with the same settings. Each stage leaves a model (`model.keras`), a file (`model.tflite`), and
 a record (`record.json`); the table at the end has them all.
+
+Several machines run the same command with `--strategy=multi_worker`, each with a TF_CONFIG that names them all and says
+which it is. They share `--directory`; where one is lost, all are started again and go on.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 
 import classifiers
 import data as image_data
+import devices
 import protocol
 import results
 import rich.table
@@ -43,7 +47,9 @@ _DIRECTORY = flags.DEFINE_string(
     "directory", None, "Folder of the run; one with the same settings goes on.", required=True
 )
 _STORAGE = flags.DEFINE_enum("storage", "fastest", ["fastest", "smallest", "int8"], "How the files store weights.")
-_STRATEGY = flags.DEFINE_enum("strategy", "none", ["none", "mirrored"], "Devices to train on.")
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", "none", devices.NAMES, "Devices to train on: one, all of this machine, or all of several machines."
+)
 _MIXED_PRECISION = flags.DEFINE_enum(
     "mixed_precision", "none", ["none", "bfloat16", "float16"], "Type of the computation."
 )
@@ -72,11 +78,13 @@ def main(_: list[str]) -> None:
         run = _run()
         run.network()  # One that the images do not suit is refused before anything is written.
         keras.backend.clear_session()
-        runs.require_same_run(run.folder, described(run.settings))
+        with devices.chief_first(run.strategy):
+            runs.require_same_run(run.folder, described(run.settings))
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from None
     records = _trained(run, stages)
-    results.console().print(table(records, f"{_NETWORK.value} on {_DATA.value}, {_METHOD.value}"))
+    if devices.is_chief(run.strategy):
+        results.console().print(table(records, f"{_NETWORK.value} on {_DATA.value}, {_METHOD.value}"))
 
 
 def _trained(run: protocol.Run, stages: list[protocol.Widths]) -> list[dict[str, Any]]:
@@ -94,12 +102,19 @@ def _trained(run: protocol.Run, stages: list[protocol.Widths]) -> list[dict[str,
                 "Got --jit and --deterministic for a network with operators that XLA does not compute "
                 "deterministically, as the gradient of MaxPool, expected one of the two: leave out the other."
             ) from error
-        print(f"{records[-1]['stage']}: {records[-1]['file_accuracy']:.2f} %", flush=True)
+        if devices.is_chief(run.strategy):
+            print(f"{records[-1]['stage']}: {records[-1]['file_accuracy']:.2f} %", flush=True)
     return records
 
 
 def _run() -> protocol.Run:
     """The run that the flags describe."""
+    strategy = devices.strategy(_STRATEGY.value)
+    if _JIT.value and _STRATEGY.value != "none" and not tf.config.list_physical_devices("GPU"):
+        raise ValueError(
+            f"Got --jit with --strategy={_STRATEGY.value} on CPUs, where XLA compiles no step of several devices, "
+            "whatever the model, expected one of the two: leave out --jit."
+        )
     if _DETERMINISTIC.value:
         tf.config.experimental.enable_op_determinism()
     if _MIXED_PRECISION.value != "none":
@@ -111,6 +126,11 @@ def _run() -> protocol.Run:
     )
     if data.train_examples < settings.batch:
         raise ValueError(f"Got {data.train_examples} training images, expected a batch of {settings.batch} at least.")
+    if settings.batch % strategy.num_replicas_in_sync:
+        raise ValueError(
+            f"Got a batch of {settings.batch} for {strategy.num_replicas_in_sync} devices, expected a multiple: change "
+            "--batch."
+        )
     return protocol.Run(
         folder=pathlib.Path(_DIRECTORY.value),
         data=data,
@@ -121,7 +141,7 @@ def _run() -> protocol.Run:
         rho=_RHO.value,
         intervals=_INTERVALS.value,
         jit=_JIT.value,
-        strategy=tf.distribute.MirroredStrategy() if _STRATEGY.value == "mirrored" else None,
+        strategy=strategy,
         storage=_STORAGE.value,
     )
 

@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
     from tfqil.scheme.scheme import LowBitScheme, quantize_model
     from tfqil.training.calibration import calibrate
     from tfqil.training.distill import distill
+    from tfqil.training.norms import reestimate_norms
     from tfqil.training.progressive import with_bits
 
     __all__ = [
@@ -41,6 +42,7 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
         "placements",
         "quantize_model",
         "quantizers",
+        "reestimate_norms",
         "summary",
         "verify",
         "with_bits",

@@ -271,6 +271,12 @@ def is_recurrent(layer: Any) -> bool:
     return any(isinstance(part, (keras.layers.RNN, keras.layers.Bidirectional)) for part in layer._flatten_layers())
 
 
+def batch_norms(model: Any) -> list[Any]:
+    """The batch normalizations of a model whose statistics follow the data in training."""
+    norms = (layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization))
+    return [layer for layer in norms if layer.trainable]
+
+
 def copy_state(layer: Any, copy: Any) -> None:
     """Gives a copy of a layer its weights, and what is frozen in it, inner layers included."""
     copy_trainable(layer, copy)
