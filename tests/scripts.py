@@ -7,7 +7,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
@@ -23,30 +23,39 @@ runpy.run_path({script!r}, run_name="__main__")
 """
 
 
-def start(script: str, *arguments: str, before: str = "") -> subprocess.Popen[str]:
+Process = subprocess.Popen[str]
+
+
+def start(script: str, *arguments: str, before: str = "", environment: Mapping[str, str] | None = None) -> Process:
     """The script, a path from the root of the repository, running.
 
     Args:
         script: such as examples/train_classifier.py.
         arguments: of the command line.
         before: Python statements that the process runs first; the folders of the scripts are on its path.
+        environment: what its environment has in addition.
     """
     path = ROOT / script
     folders = [str(path.parent), str(ROOT / "examples")]
     program = _PROGRAM.format(folders=folders, statements=before, script=str(path))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    common = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, **common, **(environment or {})},
     )
 
 
 def run(script: str, *arguments: str, before: str = "", timeout: float = 900) -> str:
     """What the script prints; it has to end well."""
-    code, printed, errors = _ended(start(script, *arguments, before=before), timeout)
+    return finish(start(script, *arguments, before=before), timeout)
+
+
+def finish(process: Process, timeout: float = 900) -> str:
+    """What a running script prints; it has to end well."""
+    code, printed, errors = _ended(process, timeout)
     assert code == 0, errors[-3000:]
     return printed
 
@@ -63,15 +72,20 @@ def kill_when(
 ) -> None:
     """Starts the script and kills it as soon as it has reached something."""
     process = start(script, *arguments, before=before)
-    deadline = time.monotonic() + timeout
-    while not reached() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(reached, [process], timeout)
     process.kill()
     process.communicate()
+
+
+def wait_until(reached: Callable[[], bool], processes: Sequence[Process], timeout: float = 600) -> None:
+    """Returns as soon as something is reached, which has to be before a process ends."""
+    deadline = time.monotonic() + timeout
+    while not reached() and all(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert reached()
 
 
-def _ended(process: subprocess.Popen[str], timeout: float) -> tuple[int, str, str]:
+def _ended(process: Process, timeout: float) -> tuple[int, str, str]:
     try:
         printed, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

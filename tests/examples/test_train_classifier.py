@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 import tfqil
-from tests import scripts
+from tests import scripts, workers
 
 sys.path.append(str(scripts.ROOT / "examples"))
 import fitting
@@ -37,6 +38,21 @@ def run(folder: pathlib.Path, *arguments: str) -> str:
 def refused(folder: pathlib.Path, *arguments: str) -> str:
     """The sentence that the command ends with."""
     return scripts.refused(*COMMAND, f"--directory={folder}", *arguments)
+
+
+def two_workers(folder: pathlib.Path) -> list[scripts.Process]:
+    """The command on two workers, which share each batch."""
+    arguments = [*COMMAND, f"--directory={folder}", "--schedule=32,2/4", "--epochs=2", "--strategy=multi_worker"]
+    return [scripts.start(*arguments, environment=environment) for environment in workers.cluster()]
+
+
+def require_same_stages(one: pathlib.Path, other: pathlib.Path, stages: Sequence[str]) -> None:
+    """Raises unless two runs have the same variables and logs, bit for bit."""
+    for stage in stages:
+        first, second = (tfqil.load_model(run / stage / "model.keras", compile=False) for run in (one, other))
+        for expected, variable in zip(first.variables, second.variables, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), expected.numpy(), err_msg=variable.name)
+        assert (one / stage / "history.json").read_text() == (other / stage / "history.json").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +82,7 @@ class TestRun:
         scripts.kill_when((tmp_path / "4_4" / "history.json").is_file, *COMMAND, f"--directory={tmp_path}", *SMALL)
         assert not (tmp_path / "4_4" / "record.json").exists()
         run(tmp_path, *SMALL)
-        for stage in ("float", "4_4", "2_4"):
-            one, other = (
-                tfqil.load_model(folder / stage / "model.keras", compile=False) for folder in (finished[0], tmp_path)
-            )
-            for variable, expected in zip(other.variables, one.variables, strict=True):
-                np.testing.assert_array_equal(variable.numpy(), expected.numpy(), err_msg=variable.name)
-            files = [(folder / stage / "history.json").read_text() for folder in (finished[0], tmp_path)]
-            assert files[0] == files[1]
+        require_same_stages(finished[0], tmp_path, ("float", "4_4", "2_4"))
 
     def test_a_longer_schedule_goes_on(self, finished):
         folder, _ = finished
@@ -109,8 +118,25 @@ class TestRun:
         for stage in ("float", "2_2"):
             assert (tmp_path / stage / "model.tflite").is_file()
 
+    def test_two_workers_of_which_one_is_lost_go_on_to_the_end_of_two_that_were_not(self, tmp_path):
+        whole, lost = tmp_path / "whole", tmp_path / "lost"
+        printed = [scripts.finish(process) for process in two_workers(whole)]
+        assert "2/4" in printed[0] and not printed[1], "the chief alone prints"
+
+        processes = two_workers(lost)
+        scripts.wait_until((lost / "2_4" / "history.json").is_file, processes)
+        processes[1].kill()
+        for process in processes:
+            process.communicate(timeout=300)
+        assert not (lost / "2_4" / "record.json").exists()
+        for process in two_workers(lost):
+            scripts.finish(process)
+        require_same_stages(whole, lost, ("float", "2_4"))
+
     def test_what_cannot_go_together_is_refused(self, tmp_path):
         assert "Got --jit and --deterministic" in refused(tmp_path, *SMALL, "--float_epochs=1", "--jit")
+        assert "Got --jit with --strategy=mirrored on CPUs" in refused(tmp_path, "--jit", "--strategy=mirrored")
+        assert "Got --strategy=multi_worker with TF_CONFIG=''" in refused(tmp_path, "--strategy=multi_worker")
 
     def test_a_network_for_other_images_is_refused_before_anything_is_written(self, tmp_path):
         sentence = refused(tmp_path / "run", *SMALL, "--network=resnet18")
