@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import pathlib
 import statistics
+import sys
 import time
 import warnings
 
@@ -20,10 +21,12 @@ import numpy as np
 import processes
 import rich.console
 import rich.table
-import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 from absl import app, flags, logging
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+import results
 
 import tfqil
 
@@ -93,9 +96,7 @@ def _with_tfqil(model: keras.Model, images: np.ndarray, check: bool) -> bytes:
 def _with_tfmot(model: keras.Model, images: np.ndarray) -> bytes:
     q_model = tfmot.quantization.keras.quantize_model(model)
     q_model(images, training=True)
-    converter = tf.lite.TFLiteConverter.from_keras_model(q_model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return converter.convert()
+    return results.tfmot_file(q_model)
 
 
 def table(result: dict) -> rich.table.Table:

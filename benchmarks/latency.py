@@ -16,17 +16,20 @@ import gzip
 import json
 import pathlib
 import statistics
+import sys
 import warnings
 
 import architectures
 import networks
 import numpy as np
-import results
 import rich.console
 import rich.table
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 from absl import app, flags, logging
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+import results
 
 import tfqil
 from tfqil.export import runtime

@@ -22,6 +22,7 @@ class Worker:
         """
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
+        self._name = ", ".join(map(str, arguments))
         self._process = context.Process(target=_serve, args=(other, build, arguments))
         self._process.start()
         other.close()
@@ -40,15 +41,18 @@ class Worker:
         Raises:
             RuntimeError: the process has ended.
         """
-        self._pipe.send(None)
+        with contextlib.suppress(OSError):  # Of a process that has ended there may still be a result.
+            self._pipe.send(None)
         return self._receive()
 
     def _receive(self) -> Any:
         try:
             return self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
-            raise RuntimeError(f"A process has ended with exit code {self._process.exitcode}.") from None
+            code = self._process.exitcode
+            why = "see above" if code and code > 0 else "where memory has run out, the system kills: leave out others"
+            raise RuntimeError(f"The process of {self._name} has ended with exit code {code}: {why}.") from None
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -73,7 +77,7 @@ def peak_megabytes() -> float:
 def _serve(pipe: Connection, build: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
     function = build(*arguments)
     pipe.send(None)
-    with contextlib.suppress(EOFError):  # The other side has closed the pipe.
+    with contextlib.suppress(EOFError, OSError):  # The other side has closed the pipe.
         while True:
             pipe.recv()
             pipe.send(function())
