@@ -12,6 +12,7 @@ compare others with.
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -20,11 +21,14 @@ import tensorflow as tf
 import tf_keras as keras
 import train_step
 from absl import app, flags, logging
+from tensorflow.compiler.mlir.stablehlo import stablehlo
 from tensorflow.python.framework import auto_control_deps_utils
 
 _DIRECTORY = flags.DEFINE_string("directory", "benchmarks/output/xla_steps", "Folder of the files.")
 _BFLOAT16 = flags.DEFINE_bool("bfloat16", False, "Compute in bfloat16, with float32 variables.")
 
+# The oldest that all its operations have; later runtimes read it.
+_STABLEHLO_VERSION = "1.0.0"
 # Losses that are written down: enough to see that gradients and variables are right too.
 _LOSSES = 3
 
@@ -60,12 +64,22 @@ def exported(
     variables = [by_handle[id(handle)] for handle in concrete.captured_inputs]
     # Before the first step, which changes them.
     arguments = [tensor.numpy() for tensor in (*inputs, *variables)]
-    program = step.experimental_get_compiler_ir(*inputs)(stage="stablehlo_serialized")
+    program = _portable(step.experimental_get_compiler_ir(*inputs)(stage="stablehlo"))
     losses = [float(step(*inputs)) for _ in range(_LOSSES)]
     # The program returns the variables that it assigns to, in the order of its arguments.
     read_only = auto_control_deps_utils.get_read_only_resource_input_indices_graph(concrete.graph)
     written = [number for number in range(len(inputs), len(arguments)) if number not in read_only]
     return program, arguments, written, losses
+
+
+def _portable(module: str) -> bytes:
+    """A module without what only TensorFlow's own compiler knows: its notes, and copies, which change no value."""
+    module = re.sub(r"^(module @\S+) attributes \{.*\} \{", r"\1 {", module, count=1, flags=re.MULTILINE)
+    for note in (r"mhlo\.frontend_attributes = \{[^{}]*\}, ", r"(, )?mhlo\.frontend_attributes = \{[^{}]*\}"):
+        module = re.sub(note, "", module)
+    module = module.replace(" = mhlo.copy ", " = stablehlo.optimization_barrier ")
+    artifact: bytes = stablehlo.serialize_portable_artifact_str(module, _STABLEHLO_VERSION)
+    return artifact
 
 
 def _step(model: keras.Model) -> Callable[..., tf.Tensor]:
