@@ -392,6 +392,23 @@ def update_copies(
     tf.__internal__.distribute.interim.maybe_merge_call(update_all, strategy, variables, arguments)
 
 
+def average_of(optimizer: Any, variable: Any) -> tuple[Any, float] | None:
+    """The moving average that an optimizer with `use_ema` keeps of a variable, and its momentum; None without one."""
+    while isinstance(optimizer, WrappingOptimizer):
+        optimizer = optimizer.inner
+    if not optimizer.use_ema:
+        return None
+    number = optimizer._index_dict[optimizer._var_key(variable)]
+    return optimizer._model_variables_moving_average[number], float(optimizer.ema_momentum)
+
+
+def overwrites_with_average(optimizer: Any) -> bool:
+    """Whether an optimizer sets variables to their moving averages during training, not only at its end."""
+    while isinstance(optimizer, WrappingOptimizer):
+        optimizer = optimizer.inner
+    return bool(optimizer.use_ema and optimizer.ema_overwrite_frequency)
+
+
 def channel_shape(layer: Any, kernel_shape: collections.abc.Sequence[int]) -> tuple[int, ...]:
     """The trailing part of a kernel's shape that numbers its output channels.
 

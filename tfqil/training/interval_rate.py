@@ -31,7 +31,8 @@ class IntervalRateOptimizer(_host.WrappingOptimizer):
 
     Raises:
         TypeError: inner is no tf_keras optimizer, or a legacy one.
-        ValueError: rate out of range, or an optimizer that has such a rate or scales losses already.
+        ValueError: rate out of range, or an optimizer that has such a rate, scales losses already or overwrites weights
+            with their averages during training.
 
     Reference: Jung et al., CVPR 2019 (arXiv 1808.05779); the ratio is that of re-implementations.
     """
@@ -40,6 +41,11 @@ class IntervalRateOptimizer(_host.WrappingOptimizer):
         inner = inner_optimizer(inner, IntervalRateOptimizer)
         if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not (math.isfinite(rate) and rate > 0):
             raise ValueError(f"Got rate={rate!r}, expected a number above 0: 0.01 is the paper's; 1 changes nothing.")
+        if _host.overwrites_with_average(inner):
+            raise ValueError(
+                "Got an optimizer with ema_overwrite_frequency, which sets weights to their averages within a step, "
+                "expected None: leave it out, and they are set at the end of training."
+            )
         super().__init__(inner)
         self._rate: float = float(rate)
 
@@ -55,12 +61,14 @@ class IntervalRateOptimizer(_host.WrappingOptimizer):
         before = [tf.identity(variable) for variable in moving]
         result = self.inner.apply_gradients(pairs, *args, **kwargs)
         if self._rate != 1.0 and moving:
-            _host.update_copies(moving, self._shorten_step, before)
+            back = [(1.0 - self._rate) * (variable - start) for variable, start in zip(moving, before, strict=True)]
+            _host.update_copies(moving, _take_back, back)
+            # Moving averages of weights have seen the whole step.
+            averages = [_host.average_of(self.inner, variable) for variable in moving]
+            seen = [(*found, step) for found, step in zip(averages, back, strict=True) if found]
+            shares = [(1.0 - momentum) * step for _, momentum, step in seen]
+            _host.update_copies([average for average, _, _ in seen], _take_back, shares)
         return result
-
-    def _shorten_step(self, variable: Any, copy: Any, before: Any) -> None:
-        del variable
-        copy.assign(before + self._rate * (copy.read_value() - before))
 
     def get_config(self) -> dict[str, Any]:
         """The inner optimizer and the rate."""
@@ -70,3 +78,8 @@ class IntervalRateOptimizer(_host.WrappingOptimizer):
     def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> IntervalRateOptimizer:
         """The inverse of `get_config`."""
         return cls(deserialize(config["inner"], custom_objects), config["rate"])
+
+
+def _take_back(variable: Any, copy: Any, back: Any) -> None:
+    del variable
+    copy.assign_sub(back)
