@@ -373,6 +373,22 @@ def is_interval(variable: Any) -> bool:
     return getattr(variable, "tfqil_is_interval", False)
 
 
+def require_same_scope(layer: Any) -> None:
+    """Raises one sentence where replicas run a layer that was created outside of their strategy.
+
+    Raises:
+        ValueError: its variables are on one device.
+    """
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1 or tf.distribute.in_cross_replica_context():
+        return
+    if not all(map(strategy.extended.variable_created_in_scope, layer.weights)):
+        raise ValueError(
+            f"Got the layer {layer.name!r}, which was quantized outside of the scope of the {type(strategy).__name__} "
+            "that trains it, expected the same: build, quantize and compile the model inside `with strategy.scope():`."
+        )
+
+
 def update_copies(
     variables: collections.abc.Sequence[Any],
     update: collections.abc.Callable[..., None],

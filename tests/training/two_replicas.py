@@ -1,9 +1,11 @@
 """Trains quantized models on two replicas; run by `test_replicas` as a process of its own.
 
-The devices must be there before TensorFlow starts. Prints "equal" if all kernels and grids of both replicas are equal.
+The devices must be there before TensorFlow starts. Prints "equal" if all kernels and grids of both replicas are equal,
+and a model from outside of the scope is refused.
 """
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 
@@ -26,6 +28,11 @@ def main() -> None:
         for layer in q_model.layers:
             counter = getattr(layer, "quantizer_variables", {}).get("observed_batches")
             assert counter is None or int(counter.numpy()) == 4, layer.name
+    q_model = tfqil.quantize_model(networks.tiny(), tfqil.QILQuantizeConfig(4, 4))
+    q_model.compile("sgd", "sparse_categorical_crossentropy")
+    message = "which was quantized outside of the scope of the MirroredStrategy that trains it"
+    with strategy.scope(), pytest.raises(ValueError, match=message):
+        q_model.fit(images, labels, batch_size=16, verbose=0)
     print("equal")
 
 

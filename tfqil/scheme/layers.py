@@ -220,6 +220,7 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
             return tf.cast(inputs, tf.float32)
         if not training:
             return self._inferred(inputs, site, operands)
+        _host.require_same_scope(self)
         variables = self.site_variables(site)
         # A frozen layer's range moves no more, as a frozen batch normalization's statistics do not.
         learns = self.trainable
