@@ -3,6 +3,7 @@
 #   make setup                     .venv with the pinned packages of requirements.lock and tfqil in editable mode
 #   make setup PYTHON=python3.11   the same with an interpreter of your choice, 3.10 to 3.12
 #   make demo | test | check | bench
+#   make test-recipes              the tests of whole commands: of examples, benchmarks and several processes
 #   make matrix                    runs the support matrix and writes docs/support.md; goes on where it stopped
 #   make accuracy                  trains every method and its peers, hours, and writes docs/accuracy.md; goes on likewise
 #   make clean                     removes everything that the targets above create
@@ -37,7 +38,7 @@ endef
 # A stray Keras 3 setting in the caller's environment must not change what is tested.
 RUN := env TF_CPP_MIN_LOG_LEVEL=3 TF_USE_LEGACY_KERAS=1
 
-.PHONY: help python setup demo test matrix accuracy check bench clean
+.PHONY: help python setup demo test test-recipes matrix accuracy check bench clean
 
 help:
 	@sed -n 's/^#   make/  make/p' Makefile
@@ -60,11 +61,15 @@ $(STAMP): requirements.lock setup.py
 demo: $(STAMP)
 	$(RUN) $(BIN)/python examples/quickstart.py
 
-# In the order of their names, which has the slow ones, of benchmarks and examples, first: with the scopes of most tests
-# first, one process is left alone with them at the end.
+PYTEST := $(RUN) $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
 # The tests marked `matrix` are the cells of `make matrix`, hours of CPU; a few cheap cells are not marked and run here.
 test: $(STAMP)
-	$(RUN) $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not matrix"
+	$(PYTEST) -m "not matrix and not recipe"
+
+# Whole commands, which are killed and started again, and trainings of several processes: as long as all other tests.
+test-recipes: $(STAMP)
+	$(PYTEST) -m recipe
 
 # Not part of `test`: 21 architectures, 4 configs and 3 storages are 252 cells and take hours of CPU.
 matrix: $(STAMP)

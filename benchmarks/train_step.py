@@ -15,6 +15,7 @@ import contextlib
 import json
 import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +23,14 @@ from typing import Any
 import architectures
 import numpy as np
 import processes
-import rich.console
 import rich.table
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 from absl import app, flags, logging
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+import results
 
 import tfqil
 
@@ -75,12 +78,12 @@ CANDIDATES: dict[str, Callable[[keras.Model], keras.Model]] = {
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     names = chosen()
-    results = [record for network in _NETWORKS.value for record in measure(network, names)]
-    rich.console.Console().print(table(results))
+    records = [record for network in _NETWORKS.value for record in measure(network, names)]
+    results.console().print(table(records))
     if _OUTPUT.value:
         path = pathlib.Path(_OUTPUT.value)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=2) + "\n")
+        path.write_text(json.dumps(records, indent=2) + "\n")
 
 
 def chosen() -> list[str]:
@@ -164,14 +167,14 @@ def _step(network: str, name: str, flags_of_run: list[str]) -> Callable[[], tupl
     return step
 
 
-def table(results: list[dict[str, Any]]) -> rich.table.Table:
+def table(records: list[dict[str, Any]]) -> rich.table.Table:
     """One row per candidate."""
     how = "XLA" if _JIT.value else "no XLA"
     shown = rich.table.Table(
         title=f"A training step: {_BATCH.value} images of {_SIZE.value} x {_SIZE.value}, {how}, "
         f"{tf.config.threading.get_intra_op_parallelism_threads() or 'all'} threads",
         caption="Medians, and the ratio of the lower quartiles. first: seconds to the end of the first step, tracing "
-        f"included. Of the peak memory {results[0]['megabytes_before']:,.0f} MB are TensorFlow's own.",
+        f"included. Of the peak memory {records[0]['megabytes_before']:,.0f} MB are TensorFlow's own.",
     )
     headings = (
         "network",
@@ -186,8 +189,8 @@ def table(results: list[dict[str, Any]]) -> rich.table.Table:
     )
     for heading in headings:
         shown.add_column(heading, justify="left" if heading in ("network", "candidate") else "right")
-    for record in results:
-        if record["candidate"] == _FLOAT and record is not results[0]:
+    for record in records:
+        if record["candidate"] == _FLOAT and record is not records[0]:
             shown.add_section()
         shown.add_row(
             record["network"] if record["candidate"] == _FLOAT else "",

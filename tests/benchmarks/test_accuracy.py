@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     return folder, scripts.run(*command(folder), *outputs, before=FEWER)
 
 
-@pytest.mark.slow
+@pytest.mark.recipe
 class TestRun:
     def test_every_cell_has_a_record(self, finished):
         folder, printed = finished

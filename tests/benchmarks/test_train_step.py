@@ -13,7 +13,7 @@ from tests import scripts
 
 SMALL = ["--networks=alexnet_narrow", "--size=67", "--batch=16"]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.recipe
 
 
 def test_steps_of_all_candidates_are_timed_in_one_run(tmp_path):

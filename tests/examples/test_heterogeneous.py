@@ -38,6 +38,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+@pytest.mark.recipe
 def test_every_source_leaves_a_record_of_an_integer_file(finished):
     folder, printed = finished
     records = [found for path in (folder / "run").glob("*/record.json") if "name" in (found := read(path))]
@@ -50,6 +51,7 @@ def test_every_source_leaves_a_record_of_an_integer_file(finished):
         assert record["name"] in printed
 
 
+@pytest.mark.recipe
 def test_a_finished_run_is_not_trained_again(finished):
     folder, printed = finished
     before = {path: path.stat().st_mtime_ns for path in (folder / "run").glob("*/*")}
@@ -57,6 +59,7 @@ def test_a_finished_run_is_not_trained_again(finished):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.recipe
 def test_a_killed_copy_goes_on_to_the_same_end(finished):
     """Killed while the float network teaches, after the first epoch of two."""
     folder, _ = finished
@@ -69,6 +72,7 @@ def test_a_killed_copy_goes_on_to_the_same_end(finished):
         assert read(killed / taught / name) == read(folder / "run" / taught / name)
 
 
+@pytest.mark.recipe
 def test_other_settings_are_refused(finished):
     folder, _ = finished
     assert "Got --bits=2 for the run in" in scripts.refused(*command(folder), "--bits=2", before=FEWER)

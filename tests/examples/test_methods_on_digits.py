@@ -36,7 +36,7 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.recipe
 @pytest.mark.parametrize("script", NETWORKS)
 def test_each_network_ends_in_an_integer_only_file_and_a_row(script, tmp_path):
     printed = run(script, f"--output={tmp_path}")

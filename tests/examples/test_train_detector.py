@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     return folder, scripts.run(*command(folder), before=FEWER)
 
 
-@pytest.mark.slow
+@pytest.mark.recipe
 class TestRun:
     def test_every_stage_leaves_a_model_a_file_and_a_record(self, finished):
         folder, printed = finished

@@ -14,7 +14,7 @@ STORED = pathlib.Path(__file__).with_name("stored")
 VERSIONS = sorted(path.name for path in STORED.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.recipe
 def test_a_training_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(tmp_path):
     assert scripts.run("tests/training/interrupted.py", str(tmp_path)).strip().endswith("equal")
 

@@ -13,7 +13,7 @@ SCRIPT = "tests/training/two_workers.py"
 # Killed in the second epoch of the first model.
 STEPS = 6
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.recipe
 
 
 def start_two(folder: pathlib.Path, *arguments: str, killed: int | None = None) -> list[scripts.Process]:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfqil.numerics.finite import finite_or_zero
 from tfqil.numerics.grid import activation_levels, weight_levels
-from tfqil.numerics.ste import coarse_gradient, passed_where
+from tfqil.numerics.ste import passed_where
 
 # Keeps u^(gamma-1) and ln(u) finite at the lower end, where the paper's slope is infinite for gamma < 1.
 _SMALLEST_U = 1e-7
@@ -91,10 +91,10 @@ def quantize_activations(
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             # Computed again, not kept, since activations are what training needs memory for.
             with tf.control_dependencies([upstream]):  # Not before it is needed.
-                shifted = inputs - lower
-            inside = coarse_gradient(upstream, shifted, width)
+                is_inside = (inputs > lower) & (inputs <= center + half_width)
+            inside = passed_where(is_inside, upstream)
             total = tf.reduce_sum(inside)
-            u = _dot(inside, shifted) / width
+            u = (_dot(inside, inputs) - lower * total) / width
             if normalized:
                 slope = 1.0 / width
                 return inside * slope, finite_or_zero(-slope * total), finite_or_zero(slope * (total - 2.0 * u))
