@@ -21,8 +21,7 @@ _DIFFERENCES = (
     "QKeras, larq, LSQ and PACT leave the weights of the first and the last layer in float, as their authors do, and",
     "their steps learn as fast as weights. larq's DoReFa clips activations to 0 ... 1. The learning rate was chosen",
     "for QIL, on seed 0. QKeras and larq are not measured at 3/3. The batch normalizations of LBW see 100 batches",
-    "again after training (`reestimate_norms`), since its steps may move to the next power of two late; before, LBW",
-    "had -0.15 at 4/8 and -1.87 at 2/8. For QIL at 4/4 to 2/2 that changes nothing but noise (-0.4 to +1.0 points).",
+    "again after training (`reestimate_norms`), since its steps may move to the next power of two late.",
 )
 # Points; the bars of larger losses are cut off, and say how long they are.
 _LARGEST_SHOWN_LOSS = -20.0

@@ -31,16 +31,21 @@ def strategy(name: str) -> tf.distribute.Strategy:
 def _require_cluster(description: str) -> None:
     try:
         found = json.loads(description)
-        found["cluster"]["worker"][found["task"]["index"]]
-    except (ValueError, KeyError, IndexError, TypeError):
+        task, workers = found["task"], found["cluster"]["worker"]
+        known = (
+            set(found["cluster"]) == {"worker"} and task["type"] == "worker" and task["index"] in range(len(workers))
+        )
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
         raise ValueError(
             f"Got --strategy=multi_worker with TF_CONFIG={description!r}, expected the workers and which of them this "
             'one is: \'{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}\'.'
-        ) from None
+        )
 
 
 def is_chief(devices: tf.distribute.Strategy) -> bool:
-    """Whether this process writes what all of them have in common: files, and what is printed."""
+    """Whether this process, worker 0, writes what all of them have in common: files, and what is printed."""
     resolver = devices.cluster_resolver
     return resolver is None or not resolver.cluster_spec() or resolver.task_id == 0
 

@@ -22,8 +22,13 @@ def ending_where_unusable() -> Iterator[None]:
         raise SystemExit(str(error)) from None
 
 
-def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:
+def require_same_run(folder: pathlib.Path, description: dict[str, Any], *, creates: bool = True) -> None:
     """Notes in the folder what is trained there, or compares it with the note.
+
+    Args:
+        folder: of the run.
+        description: what its results follow from.
+        creates: whether there may be no note yet.
 
     Raises:
         ValueError: another run, or a folder of something else; nothing is changed.
@@ -51,6 +56,11 @@ def require_same_run(folder: pathlib.Path, description: dict[str, Any]) -> None:
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(
             f"Got the folder {folder}, which holds no run, expected an empty one: choose another --directory."
+        )
+    elif not creates:
+        raise ValueError(
+            f"Got the folder {folder}, where worker 0 has noted no run, expected one that all machines share: choose "
+            "another --directory."
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(note, description)

@@ -79,7 +79,8 @@ def main(_: list[str]) -> None:
         run.network()  # One that the images do not suit is refused before anything is written.
         keras.backend.clear_session()
         with devices.chief_first(run.strategy):
-            runs.require_same_run(run.folder, described(run.settings))
+            description = described(run.settings)
+            runs.require_same_run(run.folder, description, creates=devices.is_chief(run.strategy))
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from None
     records = _trained(run, stages)

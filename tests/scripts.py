@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -58,6 +59,18 @@ def finish(process: Process, timeout: float = 900) -> str:
     code, printed, errors = _ended(process, timeout)
     assert code == 0, errors[-3000:]
     return printed
+
+
+@contextlib.contextmanager
+def together(processes: Sequence[Process]) -> Iterator[Sequence[Process]]:
+    """Running scripts that wait for each other; none is left running where a test fails."""
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
 
 def refused(script: str, *arguments: str, before: str = "", timeout: float = 600) -> str:

@@ -64,7 +64,12 @@ def test_a_call_returns_what_the_function_returns_or_names_its_arguments():
         processes.call(double, -1)
 
 
-def test_the_peak_of_memory_grows_with_what_is_held():
+def grown_by(megabytes: int) -> tuple[float, int]:
     before = processes.peak_megabytes()
-    held = b"1" * (200 * 2**20)
-    assert processes.peak_megabytes() - before > 150 or len(held) == 0
+    held = b"1" * (megabytes * 2**20)
+    return processes.peak_megabytes() - before, len(held)
+
+
+def test_the_peak_of_memory_grows_with_what_is_held():
+    grown, _ = processes.call(grown_by, 200)
+    assert 190 < grown < 260

@@ -196,3 +196,23 @@ def test_a_float_model_is_refused():
 def test_no_batches_are_refused(q_model):
     with pytest.raises(ValueError, match="Got batches=0, expected a whole number of at least 1"):
         tfqil.calibrate(q_model, IMAGES, batches=0)
+
+
+def test_a_tensor_of_zeros_is_set_by_the_first_batches_that_have_more():
+    images, labels = networks.digits(64, 8)
+    q_model = tfqil.quantize_model(networks.tiny(), tfqil.QILQuantizeConfig(4, 4))
+    norm = q_model.get_layer("stem_bn")
+    beta = norm.beta.numpy()
+    norm.beta.assign(beta - 100)  # Nothing is positive behind it.
+    tfqil.calibrate(q_model, images)
+    dead = [
+        layer
+        for layer in q_model.layers
+        if isinstance(layer, QuantizeActivation) and int(layer.quantizer_variables.get("observed_batches", 1)) < 0
+    ]
+    assert dead and all(layer.is_initialized() for layer in dead)
+    norm.beta.assign(beta)
+    q_model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    q_model.fit(images, labels, batch_size=16, verbose=0)
+    for layer in dead:
+        assert int(layer.quantizer_variables["observed_batches"]) == 4

@@ -25,7 +25,7 @@ def test_the_version_of_this_package_is_stored():
 
 @pytest.mark.parametrize("method", ["qil", "lbw", "bcgd"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_model_of_an_earlier_version_computes_trains_and_converts_as_it_did(version, method, tmp_path):
+def test_a_model_of_an_earlier_version_computes_and_converts_as_it_did_and_trains(version, method):
     expected = np.load(STORED / version / "expected.npz")
     images, labels = networks.digits(32, 8)
     q_model = tfqil.load_model(STORED / version / f"{method}.keras")

@@ -31,8 +31,9 @@ def start_two(folder: pathlib.Path, *arguments: str, killed: int | None = None) 
 def trained(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """Losses and variables of a process alone and of two workers."""
     folder = tmp_path_factory.mktemp("workers")
-    for process in [*start_two(folder), scripts.start(SCRIPT, str(folder / "alone.npz"))]:
-        scripts.finish(process)
+    with scripts.together([*start_two(folder), scripts.start(SCRIPT, str(folder / "alone.npz"))]) as processes:
+        for process in processes:
+            scripts.finish(process)
     return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
 
 
@@ -63,14 +64,15 @@ def test_all_workers_have_the_same_model(trained):
 
 
 def test_a_lost_worker_ends_the_other_and_both_go_on_to_the_same_end(trained, tmp_path):
-    left, lost = start_two(tmp_path, str(tmp_path), killed=1)
-    assert lost.wait(timeout=300) == -9
-    assert left.wait(timeout=300) != 0, "a worker alone has trained on"
-    for process in (left, lost):
-        process.communicate()
+    with scripts.together(start_two(tmp_path, str(tmp_path), killed=1)) as (left, lost):
+        for process in (lost, left):
+            process.communicate(timeout=300)
+        assert lost.returncode == -9
+        assert left.returncode != 0, "a worker alone has trained on"
     assert not list(tmp_path.glob("*.npz"))
-    for process in start_two(tmp_path, str(tmp_path)):
-        scripts.finish(process)
+    with scripts.together(start_two(tmp_path, str(tmp_path))) as processes:
+        for process in processes:
+            scripts.finish(process)
     for worker in ("worker0", "worker1"):
         found = dict(np.load(tmp_path / f"{worker}.npz"))
         for name, value in trained[worker].items():

@@ -28,12 +28,36 @@ def main() -> None:
         for layer in q_model.layers:
             counter = getattr(layer, "quantizer_variables", {}).get("observed_batches")
             assert counter is None or int(counter.numpy()) == 4, layer.name
+    require_silent_replicas_do_not_count(strategy)
     q_model = tfqil.quantize_model(networks.tiny(), tfqil.QILQuantizeConfig(4, 4))
     q_model.compile("sgd", "sparse_categorical_crossentropy")
     message = "which was quantized outside of the scope of the MirroredStrategy that trains it"
     with strategy.scope(), pytest.raises(ValueError, match=message):
         q_model.fit(images, labels, batch_size=16, verbose=0)
     print("equal")
+
+
+def require_silent_replicas_do_not_count(strategy: tf.distribute.Strategy) -> None:
+    """Raises unless an interval is that of the replica whose part of the first batches has more than zeros."""
+    from tests.quantizers.holder import Holder
+    from tfqil import quantizers
+
+    data = np.random.default_rng(0).uniform(0, 0.1, (16, 4)).astype(np.float32)
+    for silent in (0, 1):
+        alone = Holder(quantizers.QILActivationQuantizer(bits=4))
+        with strategy.scope():
+            shared = Holder(quantizers.QILActivationQuantizer(bits=4))
+
+        def part(context: tf.distribute.ReplicaContext) -> tf.Tensor:
+            return tf.constant(0 * data if context.replica_id_in_sync_group == silent else data)  # noqa: B023
+
+        inputs = strategy.experimental_distribute_values_from_function(part)
+        for _ in range(2):
+            strategy.run(tf.function(lambda x: shared(x, training=True)), (inputs,))  # noqa: B023
+            alone(tf.constant(data), training=True)
+        for name, value in alone.values().items():
+            for copy in shared.variables_of_quantizer[name].values:
+                np.testing.assert_allclose(copy.numpy(), value, rtol=1e-6, err_msg=f"replica {silent} silent: {name}")
 
 
 if __name__ == "__main__":

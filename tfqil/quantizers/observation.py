@@ -94,23 +94,51 @@ def averaged(fit: Fit, variables: Mapping[str, Any], *, later: float | None = No
 def initialize_on_first_batches(
     quantizer: ActivationQuantizer, inputs: tf.Tensor, variables: Mapping[str, Any]
 ) -> None:
-    """Lets the first training batches of an uncalibrated model set its intervals."""
+    """Lets the first training batches of an uncalibrated model set its intervals.
+
+    Of several replicas, those count whose part of a batch says something.
+    """
     current = {name: tf.convert_to_tensor(value) for name, value in variables.items() if isinstance(value, tf.Variable)}
+    is_first = current["observed_batches"] < FIRST_BATCHES
 
-    def fitted() -> dict[str, tf.Tensor]:
-        return {**current, **averaged(quantizer.fitted(Observation(tf.stop_gradient(inputs))), current)}
+    def fit() -> Fit:
+        return quantizer.fitted(Observation(tf.stop_gradient(inputs)))
 
-    # The branches return values only: a branch cannot assign to a variable that replicas share.
-    values = tf.cond(current["observed_batches"] < FIRST_BATCHES, fitted, lambda: current)
+    # The branches return values only: a branch cannot assign to a variable that replicas share, nor add them up.
+    if _replicas() == 1:
+        values = tf.cond(is_first, lambda: {**current, **averaged(fit(), current)}, lambda: current)
+    else:
+        unchanged = {name: value for name, value in current.items() if name != "observed_batches"}
+
+        def fitted() -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            found = fit()
+            return {name: found.values.get(name, value) for name, value in unchanged.items()}, found.valid
+
+        values, valid = tf.cond(is_first, fitted, lambda: (unchanged, tf.constant(False)))
+        values = {**current, **averaged(_mean_over_replicas(Fit(values, valid)), current)}
     for name, value in values.items():
         variables[name].assign(value)
+
+
+def _replicas() -> int:
+    """How many replicas take this step together; 1 outside of a replica, as where a strategy builds a model."""
+    replica = tf.distribute.get_replica_context()
+    return 1 if replica is None else int(replica.num_replicas_in_sync)
+
+
+def _mean_over_replicas(fit: Fit) -> Fit:
+    """The mean of the valid fits of all replicas."""
+    parts = [tf.where(fit.valid, value, tf.zeros_like(value)) for value in fit.values.values()]
+    sums = tf.stack([*parts, tf.cast(fit.valid, tf.float32)])
+    total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+    means = {name: tf.math.divide_no_nan(total[number], total[-1]) for number, name in enumerate(fit.values)}
+    return Fit(means, total[-1] > 0)
 
 
 def range_over_replicas(inputs: tf.Tensor) -> Fit:
     """The ends of the range of a batch, 0 included, of which each replica has a part: `minimum` and `maximum`."""
     ends = tf.cast(tf.stack([-tf.reduce_min(inputs), tf.reduce_max(inputs)]), tf.float32)
-    replica = tf.distribute.get_replica_context()  # None outside of a replica, as where a strategy builds a model.
-    if replica is not None and replica.num_replicas_in_sync > 1:
-        ends = tf.reduce_max(replica.all_gather(ends[tf.newaxis], axis=0), axis=0)
+    if _replicas() > 1:
+        ends = tf.reduce_max(tf.distribute.get_replica_context().all_gather(ends[tf.newaxis], axis=0), axis=0)
     valid = tf.reduce_all(tf.math.is_finite(ends))
     return Fit({"minimum": -tf.maximum(ends[0], 0.0), "maximum": tf.maximum(ends[1], 0.0)}, valid)

@@ -60,8 +60,10 @@ def calibrate(q_model: Any, dataset: Any, batches: int = 8) -> Any:
     for batch in data:
         _host.evaluate(q_model, batch, _initializing)
     for counter in counters:
-        # Training batches set the intervals no more, however few batches calibration had.
-        counter.assign(max(len(data), FIRST_BATCHES))
+        # Training batches set the intervals no more, however few batches calibration had; but those of a tensor of
+        # zeros, of which nothing is known.
+        if int(tf.convert_to_tensor(counter)) > 0:
+            counter.assign(max(len(data), FIRST_BATCHES))
     return q_model
 
 

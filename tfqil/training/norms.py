@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import tensorflow as tf
 
 from tfqil import _host
 from tfqil.scheme.inputs import input_tensors
+from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 
 
 def reestimate_norms(model: Any, dataset: Iterable[Any], batches: int = 100) -> Any:
@@ -20,7 +23,8 @@ def reestimate_norms(model: Any, dataset: Iterable[Any], batches: int = 100) -> 
     moves by a whole level, or the step of LBW to the next power of two, late in training, they are not those of the
     network that is left, and it loses accuracy, or swings from epoch to epoch.
 
-    Forward: m = mean over batches of the mean of a batch; the same of the variance. Frozen normalizations stay.
+    Forward: m = mean over examples of the mean of their batch; the same of the variance. Batches are computed with what
+        inference computes with: exactly quantized weights, and intervals that do not move. Frozen normalizations stay.
 
     Args:
         model: a trained model, quantized or not, on one device.
@@ -38,28 +42,23 @@ def reestimate_norms(model: Any, dataset: Iterable[Any], batches: int = 100) -> 
     Reference: Nagel et al., "Overcoming Oscillations in Quantization-Aware Training" (ICML 2022), section 4.
     """
     _host.require_functional(model)
-    if not isinstance(batches, int) or batches < 1:
+    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
         raise ValueError(f"Got batches={batches!r}, expected a whole number of at least 1.")
     norms = _host.batch_norms(model)
     statistics = [variable for layer in norms for variable in (layer.moving_mean, layer.moving_variance)]
-    before, momenta = model.get_weights(), [layer.momentum for layer in norms]
     sums, count = [np.zeros(variable.shape) for variable in statistics], 0
 
     @tf.function
     def see(inputs: list[tf.Tensor]) -> None:
         model(inputs if len(inputs) > 1 else inputs[0], training=True)
 
-    try:
-        for layer in norms:
-            layer.momentum = 0.0  # The statistics are then those of one batch.
+    with _as_inference(model, norms):
         for batch in itertools.islice(dataset, batches):
-            see(input_tensors(model, batch[0] if isinstance(batch, tuple) else batch, "data"))
-            sums = [total + variable.numpy() for total, variable in zip(sums, statistics, strict=True)]
-            count += 1
-    finally:
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
-        model.set_weights(before)  # Ranges have moved too.
+            inputs = input_tensors(model, batch[0] if isinstance(batch, tuple) else batch, "data")
+            see(inputs)
+            examples = int(inputs[0].shape[0])
+            sums = [total + examples * variable.numpy() for total, variable in zip(sums, statistics, strict=True)]
+            count += examples
     if not count:
         raise ValueError("Got a data set without a batch, expected at least one: pass some training examples.")
     if not all(np.all(np.isfinite(total)) for total in sums):
@@ -70,3 +69,25 @@ def reestimate_norms(model: Any, dataset: Iterable[Any], batches: int = 100) -> 
     for variable, total in zip(statistics, sums, strict=True):
         variable.assign(total / count)
     return model
+
+
+@contextlib.contextmanager
+def _as_inference(model: Any, norms: list[Any]) -> Iterator[None]:
+    """Lets normalizations take the statistics of single batches, and quantizers do what they do in inference."""
+    before, momenta = model.get_weights(), [layer.momentum for layer in norms]
+    learning = [layer for layer in model.submodules if isinstance(layer, QuantizeActivation) and layer.trainable]
+    try:
+        for layer in norms:
+            layer.momentum = 0.0
+        for layer in learning:
+            layer.trainable = False
+        for layer in model.submodules:
+            if isinstance(layer, QuantizedLayer) and "relaxation" in layer.quantizer_variables:
+                layer.quantizer_variables["relaxation"].assign(math.inf)
+        yield
+    finally:
+        for layer in learning:
+            layer.trainable = True
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+        model.set_weights(before)
