@@ -410,8 +410,7 @@ def update_copies(
 
 def average_of(optimizer: Any, variable: Any) -> tuple[Any, float] | None:
     """The moving average that an optimizer with `use_ema` keeps of a variable, and its momentum; None without one."""
-    while isinstance(optimizer, WrappingOptimizer):
-        optimizer = optimizer.inner
+    optimizer = _innermost(optimizer)
     if not optimizer.use_ema:
         return None
     number = optimizer._index_dict[optimizer._var_key(variable)]
@@ -420,9 +419,13 @@ def average_of(optimizer: Any, variable: Any) -> tuple[Any, float] | None:
 
 def overwrites_with_average(optimizer: Any) -> bool:
     """Whether an optimizer sets variables to their moving averages during training, not only at its end."""
-    while isinstance(optimizer, WrappingOptimizer):
-        optimizer = optimizer.inner
+    optimizer = _innermost(optimizer)
     return bool(optimizer.use_ema and optimizer.ema_overwrite_frequency)
+
+
+def _innermost(optimizer: Any) -> Any:
+    """The optimizer inside all wrappers, which has the state."""
+    return _innermost(optimizer.inner) if isinstance(optimizer, WrappingOptimizer) else optimizer
 
 
 def channel_shape(layer: Any, kernel_shape: collections.abc.Sequence[int]) -> tuple[int, ...]:

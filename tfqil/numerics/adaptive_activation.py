@@ -65,7 +65,8 @@ def quantize(
                 is_above = inputs > upper
             total = levels * tf.reduce_sum(passed_where(is_above, upstream))
             if step_gradient == "three_valued":
-                total += 2.0 ** (bits - 1) * tf.reduce_sum(coarse_gradient(upstream, inputs, upper))
+                inside = passed if ste == "clipped_relu" else coarse_gradient(upstream, inputs, upper)
+                total += 2.0 ** (bits - 1) * tf.reduce_sum(inside)
             return passed, finite_or_zero(total)
 
         return codes * step, gradient

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+_ARRAY_BATCH = 64
 
 
 def input_tensors(model: Any, data: Any, what: str) -> list[tf.Tensor]:
@@ -39,6 +44,29 @@ def input_tensors(model: Any, data: Any, what: str) -> list[tf.Tensor]:
     return tensors
 
 
+def input_batches(model: Any, dataset: Any, batches: int, what: str) -> Iterator[list[tf.Tensor]]:
+    """The inputs of a model from the first batches of a data set, each as `input_tensors` gives them.
+
+    Args:
+        model: a functional model.
+        dataset: an iterable of batches, each the inputs or a tuple that starts with them; or an array of examples, a
+            list or tuple of one per input, or a dictionary by their names.
+        batches: how many there are at most.
+        what: what the data are, for sentences.
+
+    Raises:
+        TypeError or ValueError: a count that is none, no batch, or one that `input_tensors` refuses.
+    """
+    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+        raise ValueError(f"Got batches={batches!r}, expected a whole number of at least 1.")
+    is_empty = True
+    for batch in itertools.islice(_batches(dataset, len(model.inputs)), batches):
+        is_empty = False
+        yield input_tensors(model, batch[0] if isinstance(batch, tuple) else batch, what)
+    if is_empty:
+        raise ValueError("Got a data set without a batch, expected at least one: pass some training examples.")
+
+
 def _in_order(model: Any, data: Any, what: str) -> list[Any]:
     if not isinstance(data, dict):
         return list(data) if isinstance(data, (list, tuple)) else [data]
@@ -49,3 +77,23 @@ def _in_order(model: Any, data: Any, what: str) -> list[Any]:
             f"{', '.join(map(repr, model.input_names))} of the model: {', '.join(map(repr, missing))} is missing."
         )
     return [data[name] for name in model.input_names]
+
+
+def _batches(dataset: Any, inputs: int) -> Iterator[Any]:
+    if inputs == 1 and isinstance(dataset, tuple) and dataset and isinstance(dataset[0], np.ndarray):
+        dataset = dataset[0]  # (examples, labels), as `fit` takes them.
+    if isinstance(dataset, (np.ndarray, tf.Tensor)):
+        return (dataset[start : start + _ARRAY_BATCH] for start in range(0, len(dataset), _ARRAY_BATCH))
+    if isinstance(dataset, dict):
+        starts = range(0, max(map(len, dataset.values()), default=0), _ARRAY_BATCH)
+        return ({name: part[start : start + _ARRAY_BATCH] for name, part in dataset.items()} for start in starts)
+    arrays = isinstance(dataset, (list, tuple)) and all(isinstance(part, np.ndarray) for part in dataset)
+    if arrays and len(dataset) == inputs:
+        starts = range(0, len(dataset[0]), _ARRAY_BATCH)
+        return ([part[start : start + _ARRAY_BATCH] for part in dataset] for start in starts)
+    if not isinstance(dataset, Iterable):
+        raise TypeError(
+            f"Got {type(dataset).__name__} as the data set, expected an array, a tf.data.Dataset or another iterable "
+            "of batches."
+        )
+    return iter(dataset)

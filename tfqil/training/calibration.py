@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfqil import _host
 from tfqil.quantizers.observation import FIRST_BATCHES, Observation
-from tfqil.scheme.inputs import input_tensors
+from tfqil.scheme.inputs import input_batches
 from tfqil.scheme.layers import QuantizeActivation
-
-_ARRAY_BATCH = 64
 
 
 def calibrate(q_model: Any, dataset: Any, batches: int = 8) -> Any:
@@ -40,14 +35,7 @@ def calibrate(q_model: Any, dataset: Any, batches: int = 8) -> Any:
     quantizing = [layer for layer in q_model.layers if isinstance(layer, QuantizeActivation)]
     if not quantizing:
         raise ValueError(f"Got the float model {q_model.name!r}, expected one from tfqil.quantize_model.")
-    if not isinstance(batches, int) or batches < 1:
-        raise ValueError(f"Got batches={batches!r}, expected a whole number of at least 1.")
-    data = [
-        input_tensors(q_model, batch[0] if isinstance(batch, tuple) else batch, "calibration data")
-        for batch in itertools.islice(_batches(dataset, len(q_model.inputs)), batches)
-    ]
-    if not data:
-        raise ValueError("Got a data set without a batch, expected at least one: pass some training examples.")
+    data = list(input_batches(q_model, dataset, batches, "calibration data"))
     _require_finite_tensors(q_model, data[0])
     counters = [
         variables["observed_batches"]
@@ -98,23 +86,3 @@ def _require_finite_tensors(q_model: Any, batch: list[tf.Tensor]) -> None:
         return _host.with_mask(tensor, tensors[0])
 
     _host.evaluate(q_model, batch, call)
-
-
-def _batches(dataset: Any, inputs: int) -> Iterator[Any]:
-    if inputs == 1 and isinstance(dataset, tuple) and dataset and isinstance(dataset[0], np.ndarray):
-        dataset = dataset[0]  # (examples, labels), as `fit` takes them.
-    if isinstance(dataset, (np.ndarray, tf.Tensor)):
-        return (dataset[start : start + _ARRAY_BATCH] for start in range(0, len(dataset), _ARRAY_BATCH))
-    if isinstance(dataset, dict):
-        starts = range(0, max(map(len, dataset.values()), default=0), _ARRAY_BATCH)
-        return ({name: part[start : start + _ARRAY_BATCH] for name, part in dataset.items()} for start in starts)
-    arrays = isinstance(dataset, (list, tuple)) and all(isinstance(part, np.ndarray) for part in dataset)
-    if arrays and len(dataset) == inputs:
-        starts = range(0, len(dataset[0]), _ARRAY_BATCH)
-        return ([part[start : start + _ARRAY_BATCH] for part in dataset] for start in starts)
-    if not isinstance(dataset, Iterable):
-        raise TypeError(
-            f"Got {type(dataset).__name__} as the data set, expected an array, a tf.data.Dataset or another iterable "
-            "of batches."
-        )
-    return iter(dataset)

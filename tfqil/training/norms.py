@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfqil import _host
-from tfqil.scheme.inputs import input_tensors
-from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
+from tfqil.scheme.inputs import input_batches
+from tfqil.scheme.layers import QuantizeActivation
+from tfqil.training.relaxation_schedule import relaxations
 
 
-def reestimate_norms(model: Any, dataset: Iterable[Any], batches: int = 100) -> Any:
+def reestimate_norms(model: Any, dataset: Any, batches: int = 100) -> Any:
     """Sets the means and variances of batch normalizations to those of some batches; nothing else changes.
 
     In training they are moving averages, which still hold what earlier weights have caused. Where a quantized weight
@@ -28,8 +28,7 @@ def reestimate_norms(model: Any, dataset: Iterable[Any], batches: int = 100) -> 
 
     Args:
         model: a trained model, quantized or not, on one device.
-        dataset: a `tf.data.Dataset` or other iterable of batches as in training, each the inputs or a tuple that
-            starts with them.
+        dataset: as for `calibrate`; batches as large as those of training.
         batches: how many batches to use at most.
 
     Returns:
@@ -42,8 +41,6 @@ def reestimate_norms(model: Any, dataset: Iterable[Any], batches: int = 100) -> 
     Reference: Nagel et al., "Overcoming Oscillations in Quantization-Aware Training" (ICML 2022), section 4.
     """
     _host.require_functional(model)
-    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
-        raise ValueError(f"Got batches={batches!r}, expected a whole number of at least 1.")
     norms = _host.batch_norms(model)
     statistics = [variable for layer in norms for variable in (layer.moving_mean, layer.moving_variance)]
     sums, count = [np.zeros(variable.shape) for variable in statistics], 0
@@ -53,14 +50,11 @@ def reestimate_norms(model: Any, dataset: Iterable[Any], batches: int = 100) -> 
         model(inputs if len(inputs) > 1 else inputs[0], training=True)
 
     with _as_inference(model, norms):
-        for batch in itertools.islice(dataset, batches):
-            inputs = input_tensors(model, batch[0] if isinstance(batch, tuple) else batch, "data")
+        for inputs in input_batches(model, dataset, batches, "data"):
             see(inputs)
             examples = int(inputs[0].shape[0])
             sums = [total + examples * variable.numpy() for total, variable in zip(sums, statistics, strict=True)]
             count += examples
-    if not count:
-        raise ValueError("Got a data set without a batch, expected at least one: pass some training examples.")
     if not all(np.all(np.isfinite(total)) for total in sums):
         raise ValueError(
             "Got NaN or Inf in an activation, expected finite numbers: check the data, or restore a checkpoint of the "
@@ -81,9 +75,8 @@ def _as_inference(model: Any, norms: list[Any]) -> Iterator[None]:
             layer.momentum = 0.0
         for layer in learning:
             layer.trainable = False
-        for layer in model.submodules:
-            if isinstance(layer, QuantizedLayer) and "relaxation" in layer.quantizer_variables:
-                layer.quantizer_variables["relaxation"].assign(math.inf)
+        for relaxation in relaxations(model):
+            relaxation.assign(math.inf)
         yield
     finally:
         for layer in learning:

@@ -17,6 +17,15 @@ UNITS = ("epoch", "step")
 LOG_NAME = "lambda"
 
 
+def relaxations(model: Any) -> list[Any]:
+    """The lambdas of a model, and of models in it, as when a teacher is trained around one."""
+    return [
+        layer.quantizer_variables["relaxation"]
+        for layer in model.submodules
+        if isinstance(layer, QuantizedLayer) and isinstance(layer.weight_quantizer, BinaryRelax)
+    ]
+
+
 class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
     """Lets the lambda of every `BinaryRelax` quantizer grow by a constant factor, then makes it infinite.
 
@@ -81,12 +90,7 @@ class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
             ValueError: no layer of the model has relaxed weights.
         """
         del logs
-        self._variables = [
-            layer.quantizer_variables["relaxation"]
-            # Those of a model in the model too, as when a teacher is trained around it.
-            for layer in self.model.submodules
-            if isinstance(layer, QuantizedLayer) and isinstance(layer.weight_quantizer, BinaryRelax)
-        ]
+        self._variables = relaxations(self.model)
         if not self._variables:
             raise ValueError(
                 f"Got the model {self.model.name!r}, which has nothing to relax, expected one with relaxed weights: "
