@@ -13,10 +13,13 @@ import tensorflow as tf
 
 from tfqil.numerics.finite import magnitudes
 from tfqil.numerics.grid import activation_levels, weight_levels
+from tfqil.numerics.held_once import held_once
 from tfqil.numerics.ste import passed_where
 
 # The least range of a tensor: its step stays a normal float32 and within what the runtime's multipliers take.
 SMALLEST_RANGE = 1e-5
+# How many steps beyond the ends of a grid are rounded to them: less than a half, which may go to the level beyond.
+_REACH = 0.499
 
 
 def largest_magnitude_step(weights: tf.Tensor, channel_rank: int, *, bits: int) -> tf.Tensor:
@@ -36,30 +39,48 @@ def range_step_and_zero(minimum: tf.Tensor, maximum: tf.Tensor, *, bits: int) ->
 
     Forward: s = (max - min) / q, z = round(-min / s); z is an integer held as float32.
     """
-    levels = float(activation_levels(bits))
+    return _step_and_zero(minimum, maximum, float(activation_levels(bits)))
+
+
+@held_once
+def _step_and_zero(minimum: tf.Tensor, maximum: tf.Tensor, levels: float) -> tuple[tf.Tensor, tf.Tensor]:
     minimum, maximum = tf.minimum(minimum, 0.0), tf.maximum(maximum, 0.0)
     # A product, since graphs may replace a quotient by it: all modes of execution shall have the same step.
     step = tf.maximum(maximum - minimum, SMALLEST_RANGE) * (1.0 / levels)
     return step, tf.clip_by_value(tf.round(-minimum / step), 0.0, levels)
 
 
+def rounded_to_steps(inputs: tf.Tensor, step: tf.Tensor, *, bits: int) -> tf.Tensor:
+    """Rounds to the nearest multiple of a step, ties to even, in one pass instead of three.
+
+    Forward: s round(x / s) for |x / s| <= 2^bits - 1. Gradient: not for use; it is a part of others.
+    Shapes: inputs any, step a positive scalar.
+    """
+    # Given by the lower end alone, a power of two of steps, the step is exact.
+    result: tf.Tensor = tf.quantization.quantize_and_dequantize_v2(
+        inputs, -(2.0**bits) * step, 0.0, num_bits=bits + 1, range_given=True, round_mode="HALF_TO_EVEN"
+    )
+    return result
+
+
 def quantize_affine(inputs: tf.Tensor, step: tf.Tensor, zero: tf.Tensor, *, bits: int) -> tf.Tensor:
     """Rounds a tensor to the levels s (k - z), k in [0, q].
 
-    Forward: s (clip(round(x / s), -z, q - z)). Gradient: 1 where x is between the ends of the grid (half a step
-    beyond included), else 0; none in step and zero. Shapes: inputs any, step and zero scalars.
+    Forward: s (clip(round(x / s), -z, q - z)). Gradient: 1 where x is between the ends of the grid (what is rounded
+    to them included), else 0; none in step and zero. Shapes: inputs any, step and zero scalars.
     """
     levels = float(activation_levels(bits))
 
     @tf.custom_gradient
     def quantize(inputs: tf.Tensor) -> Any:
-        rounded = tf.round(inputs / step)
-        clipped = tf.clip_by_value(rounded, -zero, levels - zero)
+        lowest, highest = (-zero - _REACH) * step, (levels - zero + _REACH) * step
+        clipped = tf.raw_ops.ClipByValue(t=inputs, clip_value_min=lowest, clip_value_max=highest)
+        outputs = rounded_to_steps(clipped, step, bits=bits)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return passed_where(tf.equal(rounded, clipped), upstream)
+            return passed_where(tf.equal(clipped, inputs), upstream)
 
-        return clipped * step, gradient
+        return outputs, gradient
 
     result: tf.Tensor = quantize(inputs)
     return result

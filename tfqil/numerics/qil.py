@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfqil.numerics.affine import rounded_to_steps
 from tfqil.numerics.finite import finite_or_zero
 from tfqil.numerics.grid import activation_levels, weight_levels
 from tfqil.numerics.ste import passed_where
@@ -84,9 +85,9 @@ def quantize_activations(
     @tf.custom_gradient
     def quantize(inputs: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> Any:
         lower, width = center - half_width, 2.0 * half_width
-        scale = 1.0 if normalized else width
-        distance = tf.clip_by_value(inputs - lower, 0.0, width)
-        outputs = tf.round(distance * (levels / width)) * (scale * (1.0 / levels))
+        distance = tf.maximum(inputs - lower, 0.0)
+        step = (1.0 if normalized else width) * (1.0 / levels)
+        outputs = rounded_to_steps(distance / width if normalized else distance, step, bits=bits)
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             # Computed again, not kept, since activations are what training needs memory for.

@@ -43,6 +43,7 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
         step_limit: largest gradient of alpha per replica. None for no limit, as loss scaling (mixed_float16) needs:
             it multiplies all gradients before they are clipped.
         zero_lower: rounds to nearest instead of up, so that nothing has to be subtracted.
+        limit: what the highest level never exceeds, 6 where a ReLU6 is replaced; None for no limit.
     """
 
     bits: int = 4
@@ -51,6 +52,7 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
     step_rate: float = 0.01
     step_limit: float | None = 1.0
     zero_lower: bool = False
+    limit: float | None = None
 
     def __post_init__(self) -> None:
         check_bits(self.bits, lowest=1)
@@ -77,6 +79,10 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
         """The same with `zero_lower`."""
         return dataclasses.replace(self, zero_lower=True)
 
+    def within(self, limit: float) -> AdaptiveActivationQuantizer:
+        """The same with a limit, if it rounds to nearest: with the ceil, the last level begins below it."""
+        return dataclasses.replace(self, limit=limit) if self.zero_lower else self
+
     def after_rounding(self) -> AdaptiveActivationQuantizer:
         """The same with `zero_lower`: exact zeros, which are frequent there, lie on a rounding boundary of the ceil."""
         return self.without_lower()
@@ -88,7 +94,7 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
             name=f"{name}_step",
             shape=(),
             initializer=tf.constant_initializer(_DEFAULT_UPPER_END / activation_levels(self.bits)),
-            constraint=_positive,
+            constraint=self._valid,
             aggregation=tf.VariableAggregation.MEAN,
         )
         return {"step": step, "observed_batches": add_observed_batches(layer, name)}
@@ -98,14 +104,14 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
         del kwargs
         if training:
             initialize_on_first_batches(self, inputs, weights)
-        step = scale_gradient(_positive(weights["step"]), self.step_rate, limit=self.step_limit)
+        step = scale_gradient(self._valid(weights["step"]), self.step_rate, limit=self.step_limit)
         return adaptive_activation.quantize(
             inputs, step, bits=self.bits, ste=self.ste, step_gradient=self.step_gradient, to_nearest=self.zero_lower
         )
 
     def step_zero_lower(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Alpha, 0, and -alpha / 2 for the ceil."""
-        step = _positive(variables["step"])
+        step = self._valid(variables["step"])
         return step, tf.zeros_like(step), tf.zeros_like(step) if self.zero_lower else -step / 2.0
 
     def take_over(self, variables: Variables, other: Any, other_variables: Variables) -> None:
@@ -113,15 +119,15 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
         super().take_over(variables, other, other_variables)
         if isinstance(other, AdaptiveActivationQuantizer):
             ratio = activation_levels(other.bits) / activation_levels(self.bits)
-            variables["step"].assign(_positive(other_variables["step"]) * ratio)
+            variables["step"].assign(self._valid(other_variables["step"]) * ratio)
 
     def fitted(self, observation: Observation) -> Fit:
         """The step from the root mean square of what was positive."""
         step = adaptive_activation.half_normal_step(observation.positive_root_mean_square, bits=self.bits)
         return Fit({"step": step}, step > _SMALLEST_STEP)
 
-
-def _positive(step: Any) -> tf.Tensor:
-    """The step, and the smallest one for what an optimizer made negative, NaN or infinite."""
-    tensor = tf.convert_to_tensor(step)
-    return tf.where(tf.math.is_finite(tensor), tf.maximum(tensor, _SMALLEST_STEP), _SMALLEST_STEP)
+    def _valid(self, step: Any) -> tf.Tensor:
+        """The step within its limits; the smallest one for what an optimizer made NaN or infinite."""
+        tensor = tf.convert_to_tensor(step)
+        tensor = tf.where(tf.math.is_finite(tensor), tf.maximum(tensor, _SMALLEST_STEP), _SMALLEST_STEP)
+        return tensor if self.limit is None else tf.minimum(tensor, self.limit / activation_levels(self.bits))

@@ -166,6 +166,16 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
         batches = variables.get("observed_batches")
         return batches is None or int(tf.convert_to_tensor(batches)) != 0
 
+    @property
+    def limit(self) -> float | None:
+        """What the upper end of the grid never exceeds, if the quantizer sees to that itself."""
+        return None
+
+    def within(self, limit: float) -> ActivationQuantizer:
+        """The same quantizer with a `limit`, where the kind knows one; others are handed a clipped tensor."""
+        del limit
+        return self
+
     def without_lower(self) -> ActivationQuantizer:
         """The same quantizer with a lower end that stays 0, for tensors where an exporter cannot subtract it."""
         return self

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
 from tfqil.numerics import interval_search
+from tfqil.numerics.held_once import held_once
 
 if TYPE_CHECKING:
     from tfqil.quantizers.base import ActivationQuantizer
@@ -75,20 +76,32 @@ def averaged(fit: Fit, variables: Mapping[str, Any], *, later: float | None = No
         variables: of the quantizer, or their values.
         later: the weight of a batch after the first ones, which are then all that is counted.
     """
+    current = {name: tf.convert_to_tensor(variables[name]) for name in fit.values if name in variables}
+    values = {name: fit.values[name] for name in current}
     counter = tf.convert_to_tensor(variables["observed_batches"])
+    means, counted = _averaged(values, current, tf.convert_to_tensor(fit.valid), counter, later)
+    return {"observed_batches": counted, **means}
+
+
+@held_once
+def _averaged(
+    values: dict[str, tf.Tensor],
+    current: dict[str, tf.Tensor],
+    valid: tf.Tensor,
+    counter: tf.Tensor,
+    later: float | None,
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     seen = tf.maximum(counter, 0)
     weight, counted = 1.0 / tf.cast(seen + 1, tf.float32), seen + 1
     if later is not None:
         weight = tf.where(seen < FIRST_BATCHES, weight, later)
         counted = tf.where(seen < FIRST_BATCHES, counted, counter)
-    updated = {"observed_batches": tf.where(fit.valid, counted, tf.where(seen > 0, counter, -1))}
-    for name, value in fit.values.items():
-        if name in variables:
-            current = tf.convert_to_tensor(variables[name])
-            # The first value replaces whatever was there.
-            mean = tf.where(seen > 0, current + weight * (value - current), value)
-            updated[name] = tf.where(fit.valid, mean, current)
-    return updated
+    means = {}
+    for name, value in values.items():
+        # The first value replaces whatever was there.
+        mean = tf.where(seen > 0, current[name] + weight * (value - current[name]), value)
+        means[name] = tf.where(valid, mean, current[name])
+    return means, tf.where(valid, counted, tf.where(seen > 0, counter, -1))
 
 
 def initialize_on_first_batches(
@@ -102,7 +115,7 @@ def initialize_on_first_batches(
     is_first = current["observed_batches"] < FIRST_BATCHES
 
     def fit() -> Fit:
-        return quantizer.fitted(Observation(tf.stop_gradient(inputs)))
+        return _fit_to_any_shape(quantizer)(tf.reshape(tf.cast(tf.stop_gradient(inputs), tf.float32), [-1]))
 
     # The branches return values only: a branch cannot assign to a variable that replicas share, nor add them up.
     if _replicas() == 1:
@@ -120,6 +133,17 @@ def initialize_on_first_batches(
         variables[name].assign(value)
 
 
+@functools.cache
+def _fit_to_any_shape(quantizer: ActivationQuantizer) -> Callable[[tf.Tensor], Fit]:
+    """What a batch, flattened, says of the variables; one graph for all tensors with equal quantizers."""
+
+    def fit(inputs: tf.Tensor) -> Fit:
+        seen = inputs if quantizer.limit is None else tf.minimum(inputs, quantizer.limit)
+        return quantizer.fitted(Observation(seen))
+
+    return held_once(fit, [tf.TensorSpec([None], tf.float32)])
+
+
 def _replicas() -> int:
     """How many replicas take this step together; 1 outside of a replica, as where a strategy builds a model."""
     replica = tf.distribute.get_replica_context()
@@ -135,10 +159,15 @@ def _mean_over_replicas(fit: Fit) -> Fit:
     return Fit(means, total[-1] > 0)
 
 
-def range_over_replicas(inputs: tf.Tensor) -> Fit:
-    """The ends of the range of a batch, 0 included, of which each replica has a part: `minimum` and `maximum`."""
-    ends = tf.cast(tf.stack([-tf.reduce_min(inputs), tf.reduce_max(inputs)]), tf.float32)
+def range_over_replicas(inputs: tf.Tensor, *, signed: bool) -> Fit:
+    """The ends of the range of a batch of which each replica has a part, `maximum` and, if signed, `minimum`."""
+    ends = {"maximum": tf.reduce_max(inputs)}
+    if signed:
+        ends["minimum"] = -tf.reduce_min(inputs)
+    largest = {name: tf.maximum(tf.cast(end, tf.float32), 0.0) for name, end in ends.items()}
     if _replicas() > 1:
-        ends = tf.reduce_max(tf.distribute.get_replica_context().all_gather(ends[tf.newaxis], axis=0), axis=0)
-    valid = tf.reduce_all(tf.math.is_finite(ends))
-    return Fit({"minimum": -tf.maximum(ends[0], 0.0), "maximum": tf.maximum(ends[1], 0.0)}, valid)
+        parts = tf.stack(list(largest.values()))[tf.newaxis]
+        gathered = tf.distribute.get_replica_context().all_gather(parts, axis=0)
+        largest = dict(zip(largest, tf.unstack(tf.reduce_max(gathered, axis=0), num=len(largest)), strict=True))
+    valid = tf.math.is_finite(tf.add_n(list(largest.values())))
+    return Fit({name: -end if name == "minimum" else end for name, end in largest.items()}, valid)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfqil import _host
 from tfqil.numerics import interval_search, qil
 from tfqil.numerics.grid import activation_levels, check_bits, weight_levels
+from tfqil.numerics.held_once import held_once
 from tfqil.quantizers.base import (
     ActivationQuantizer,
     Variables,
@@ -124,11 +125,14 @@ class QILActivationQuantizer(ActivationQuantizer):
         bits: width, 2 to 8.
         normalized: the paper's output in [0, 1], for tensors whose readers are followed by a batch normalization.
         zero_lower: keeps the lower end at 0 and learns the upper end alone.
+        limit: what that upper end never exceeds, 6 where a ReLU6 is replaced: nothing reaches a level beyond. None for
+            no limit.
     """
 
     bits: int = 8
     normalized: bool = False
     zero_lower: bool = False
+    limit: float | None = None
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
@@ -142,10 +146,15 @@ class QILActivationQuantizer(ActivationQuantizer):
         """The same with `zero_lower`."""
         return dataclasses.replace(self, zero_lower=True)
 
+    def within(self, limit: float) -> QILActivationQuantizer:
+        """The same with a limit, if it learns the upper end alone."""
+        return dataclasses.replace(self, limit=limit) if self.zero_lower else self
+
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         """Adds center (unless zero_lower), half_width and the count of observed batches to `layer`."""
         del tensor_shape
-        variables = _add_interval(layer, name, (), _DEFAULT_UPPER_END / 2.0, with_center=not self.zero_lower)
+        half, largest = _DEFAULT_UPPER_END / 2.0, self._largest_half_width
+        variables = _add_interval(layer, name, (), half, with_center=not self.zero_lower, largest=largest)
         variables["observed_batches"] = add_observed_batches(layer, name)
         return variables
 
@@ -154,18 +163,18 @@ class QILActivationQuantizer(ActivationQuantizer):
         del kwargs
         if training:
             initialize_on_first_batches(self, inputs, weights)
-        center, half_width = _interval(weights)
+        center, half_width = self._interval(weights)
         return qil.quantize_activations(inputs, center, half_width, bits=self.bits, normalized=self.normalized)
 
     def step_zero_lower(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """2 half_width / q (1 / q if normalized), 0, center - half_width."""
-        center, half_width = _interval(variables)
+        center, half_width = self._interval(variables)
         width = tf.ones_like(half_width) if self.normalized else 2.0 * half_width
         return width * (1.0 / float(activation_levels(self.bits))), tf.zeros_like(width), center - half_width
 
     def normalizer(self, variables: Variables) -> tf.Tensor:
         """2 half_width if normalized, else 1."""
-        return 2.0 * _interval(variables)[1] if self.normalized else tf.constant(1.0)
+        return 2.0 * self._interval(variables)[1] if self.normalized else tf.constant(1.0)
 
     def fitted(self, observation: Observation) -> Fit:
         """The interval that minimises the squared error to what was seen."""
@@ -173,9 +182,22 @@ class QILActivationQuantizer(ActivationQuantizer):
         half = interval_search.best_upper_end(observation.counts, largest, levels=activation_levels(self.bits)) / 2.0
         return Fit({"center": half, "half_width": half}, half > SMALLEST_HALF_WIDTH)
 
+    @property
+    def _largest_half_width(self) -> float | None:
+        return None if self.limit is None else self.limit / 2.0
+
+    def _interval(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
+        return _interval(variables, self._largest_half_width)
+
 
 def _add_interval(
-    layer: Any, name: str, shape: tuple[int, ...], half: float, *, with_center: bool = True
+    layer: Any,
+    name: str,
+    shape: tuple[int, ...],
+    half: float,
+    *,
+    with_center: bool = True,
+    largest: float | None = None,
 ) -> dict[str, Any]:
     """Adds the interval [0, 2 half] to a layer.
 
@@ -184,12 +206,13 @@ def _add_interval(
     """
     variables: dict[str, Any] = {}
 
-    def projected_center(_: Any) -> tf.Tensor:
-        return _interval(variables)[0]
+    def projected_center(center: Any) -> tf.Tensor:
+        return _valid_interval(tf.convert_to_tensor(center), tf.convert_to_tensor(variables["half_width"]))[0]
 
     def cut_half_width(half_width: Any) -> tf.Tensor:
-        limit = _finite(variables.get("center", half_width))
-        return tf.maximum(tf.minimum(_finite(half_width), limit), SMALLEST_HALF_WIDTH)
+        if not with_center:
+            return _interval(variables, largest)[1]
+        return _cut(tf.convert_to_tensor(half_width), tf.convert_to_tensor(variables["center"]))
 
     constraints = {"center": projected_center, "half_width": cut_half_width}
 
@@ -204,25 +227,37 @@ def _add_interval(
     return variables
 
 
-def _interval(variables: Variables) -> tuple[tf.Tensor, tf.Tensor]:
+def _interval(variables: Variables, largest: float | None = None) -> tuple[tf.Tensor, tf.Tensor]:
     """Center and half-width, projected onto half_width > 0 and lower end >= 0.
 
     Optimizers project the variables too; this serves training loops that assign to them directly.
     """
     half_width = tf.convert_to_tensor(variables["half_width"])
     center = tf.convert_to_tensor(variables["center"]) if "center" in variables else half_width
-    interval: tuple[tf.Tensor, tf.Tensor] = _projected(center, half_width)
+
+    @tf.custom_gradient
+    def projected(center: tf.Tensor, half_width: tf.Tensor) -> Any:
+        # Gradient: identity; exact for a valid interval, as optimizers keep it, passed straight through for others.
+        return _valid_interval(center, half_width, largest), lambda *upstream: upstream
+
+    interval: tuple[tf.Tensor, tf.Tensor] = projected(center, half_width)
     return interval
 
 
-@tf.custom_gradient
-def _projected(center: tf.Tensor, half_width: tf.Tensor) -> Any:
-    """The nearest valid interval.
+@held_once
+def _valid_interval(
+    center: tf.Tensor, half_width: tf.Tensor, largest: float | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The nearest valid interval; `largest` is of the half-width, where the center is the same."""
+    center, half_width = qil.project_interval(_finite(center), _finite(half_width), SMALLEST_HALF_WIDTH)
+    if largest is None:
+        return center, half_width
+    return tf.minimum(center, largest), tf.minimum(half_width, largest)
 
-    Gradient: identity; exact for one that is valid, as optimizers keep it, and passed straight through for others.
-    """
-    interval = qil.project_interval(_finite(center), _finite(half_width), SMALLEST_HALF_WIDTH)
-    return interval, lambda *upstream: upstream
+
+@held_once
+def _cut(half_width: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
+    return tf.maximum(tf.minimum(_finite(half_width), _finite(limit)), SMALLEST_HALF_WIDTH)
 
 
 def _gamma(variables: Variables) -> tf.Tensor | None:

@@ -82,10 +82,12 @@ class RangeActivationQuantizer(ActivationQuantizer):
     Attributes:
         bits: width, 2 to 8.
         signed: whether negative values occur; if not, the lower end of the range is 0 and a ReLU is absorbed.
+        limit: what the upper end never exceeds, 6 where a ReLU6 is absorbed; None for no such limit.
     """
 
     bits: int = 8
     signed: bool = True
+    limit: float | None = None
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
@@ -94,6 +96,10 @@ class RangeActivationQuantizer(ActivationQuantizer):
     def is_signed(self) -> bool:
         """Whether the grid has negative levels."""
         return self.signed
+
+    def within(self, limit: float) -> RangeActivationQuantizer:
+        """The same with a limit."""
+        return dataclasses.replace(self, limit=limit)
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         """Adds the ends of the range and the count of observed batches to `layer`."""
@@ -120,7 +126,9 @@ class RangeActivationQuantizer(ActivationQuantizer):
 
     def learn(self, inputs: tf.Tensor, variables: Variables) -> None:
         """Moves the range to that of a training batch of all replicas: to the mean of the first ones, then slowly."""
-        fit = range_over_replicas(tf.stop_gradient(inputs))
+        fit = range_over_replicas(tf.stop_gradient(inputs), signed=self.signed)
+        if self.limit is not None:
+            fit.values["maximum"] = tf.minimum(fit.values["maximum"], self.limit)
         for name, value in averaged(fit, variables, later=_MOVING_AVERAGE_RATE).items():
             variables[name].assign(value)
 

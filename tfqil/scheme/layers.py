@@ -224,7 +224,7 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
         variables = self.site_variables(site)
         # A frozen layer's range moves no more, as a frozen batch normalization's statistics do not.
         learns = self.trainable
-        inputs = self.clipped(inputs, site)
+        inputs = self._clipped(inputs, site, limit=self.quantizer.limit)
         if self.sites == 1:
             return self.quantizer(inputs, learns, weights=variables)
         if learns:
@@ -246,10 +246,13 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
 
     def clipped(self, inputs: Any, site: int = 0) -> Any:
         """The tensor between the ends of its clip, if there are any."""
+        return self._clipped(inputs, site, limit=None)
+
+    def _clipped(self, inputs: Any, site: int, limit: float | None) -> Any:
         low, high = self.clips[site]
         if low is not None and self.quantizer.is_signed:  # Unsigned grids begin at 0 themselves.
             inputs = tf.maximum(inputs, low)
-        return inputs if high is None else tf.minimum(inputs, high)
+        return inputs if high is None or high == limit else tf.minimum(inputs, high)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""

@@ -85,8 +85,9 @@ class _Placer:
         if choice.tie is not None:
             return self._tied[choice.tie].quantized(name, tensor, clip, choice.replaces, keywords)
         name = self._names.fresh(name)
+        quantizer = choice.quantizer if clip[1] is None else choice.quantizer.within(clip[1])
         layer = QuantizeActivation(
-            choice.quantizer, reason=choice.reason, clips=(clip,), replaces=(choice.replaces,), name=name
+            quantizer, reason=choice.reason, clips=(clip,), replaces=(choice.replaces,), name=name
         )
         return layer(tensor, **keywords)
 

@@ -1,0 +1,24 @@
+"""Operators that a graph holds once, however many layers compute them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+def held_once(function: Callable[..., Any], signature: Sequence[tf.TensorSpec] | None = None) -> Callable[..., Any]:
+    """A function of tensors that becomes one operator of a graph, a call, wherever it is used.
+
+    Networks have a hundred intervals, each with some dozen operators on scalars: written out they take long to trace,
+    and each takes tens of kilobytes, more than what they compute with.
+
+    Args:
+        function: computes its result from its arguments alone. Arguments that are not tensors are constants.
+        signature: of the arguments, where tensors of several shapes shall share a graph.
+    """
+    called: Callable[..., Any] = tf.function(
+        function, input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
+    )
+    return called
