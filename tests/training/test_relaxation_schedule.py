@@ -313,14 +313,66 @@ def test_a_model_with_nothing_to_relax_is_refused(model):
         fit(model, 1, callbacks=[BinaryRelaxSchedule(exact_from_epoch=0)])
 
 
-def test_a_training_that_ends_before_the_switch_is_warned_of(monkeypatch):
-    warnings: list[str] = []
-    monkeypatch.setattr(relaxation_schedule.logging, "warning", lambda text, *values: warnings.append(text % values))
+@pytest.fixture
+def warned(monkeypatch) -> list[str]:
+    """The warnings of schedules, as they read."""
+    texts: list[str] = []
+    monkeypatch.setattr(relaxation_schedule.logging, "warning", lambda text, *values: texts.append(text % values))
+    return texts
+
+
+def test_a_training_that_ends_before_the_switch_is_warned_of(warned):
     model = relaxed()
     for exact_from_epoch in (2, 3):
         schedule = BinaryRelaxSchedule(exact_from_epoch=exact_from_epoch)
         schedule.set_model(model)
         schedule.set_params({"epochs": 3})
         schedule.on_train_begin()
-    (warning,) = warnings
+    (warning,) = warned
     assert warning.startswith("This training ends after epoch 2, before weights are exactly quantized from epoch 3 on:")
+
+
+def test_a_second_schedule_is_refused():
+    model = compiled(relaxed())
+    schedules = [BinaryRelaxSchedule(1.0, 2.0, exact_from_epoch=3), BinaryRelaxSchedule(1.0, 4.0, exact_from_epoch=1)]
+    with pytest.raises(ValueError, match="Got lambda=inf where this schedule has set 2, expected one schedule"):
+        fit(model, 3, callbacks=schedules)
+
+
+def test_two_schedules_that_agree_are_one():
+    model = compiled(relaxed())
+    fit(model, 2, callbacks=[BinaryRelaxSchedule(exact_from_epoch=1), BinaryRelaxSchedule(exact_from_epoch=1)])
+    assert set(lambdas(model)) == {math.inf}
+
+
+def test_a_lambda_that_falls_back_is_warned_of(warned):
+    model = compiled(relaxed())
+    schedule = BinaryRelaxSchedule(1.0, 2.0, exact_from_epoch=3)
+    fit(model, 4, callbacks=[schedule])
+    assert not warned
+    fit(model, 4, callbacks=[schedule])
+    assert len(warned) == 1
+    assert (
+        "sets lambda back from inf, which the model has been trained to, to 1, as if epoch 0 were resumed" in warned[0]
+    )
+    assert "initial_epoch" in warned[0]
+
+
+def test_an_epoch_that_is_resumed_twice_is_warned_of(warned):
+    model = compiled(relaxed())
+    schedule = BinaryRelaxSchedule(1.0, 2.0, exact_from_epoch=5)
+    for done, end in ((0, 3), (3, 5)):
+        fit(model, end, initial_epoch=done, callbacks=[schedule])
+    warned.clear()
+    fit(model, 6, initial_epoch=3, callbacks=[schedule])
+    assert len(warned) == 1
+    assert "back from 16, which the model has been trained to, to 8, as if epoch 3" in warned[0]
+
+
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+def test_a_training_that_goes_on_is_not_warned_of(unit, warned):
+    model = compiled(relaxed())
+    schedule = BinaryRelaxSchedule(1.0, 1.5, exact_from_epoch=4, unit=unit)
+    for done in range(6):
+        fit(model, done + 1, initial_epoch=done, callbacks=[schedule])
+    assert not [text for text in warned if "back" in text]

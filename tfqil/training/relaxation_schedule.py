@@ -75,6 +75,8 @@ class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
         self.unit: str = unit
         self._is_exact: bool = False
         self._variables: list[Any] = []
+        # What this schedule has set last; None before it has set anything in this training.
+        self._strength: float | None = None
 
     def strength(self, count: int) -> float:
         """Lambda of phase I at an epoch (or step)."""
@@ -90,6 +92,7 @@ class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
             ValueError: no layer of the model has relaxed weights.
         """
         del logs
+        self._strength = None
         self._variables = relaxations(self.model)
         if not self._variables:
             raise ValueError(
@@ -106,26 +109,61 @@ class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Sets the lambda of an epoch."""
+        """Sets the lambda of an epoch, and warns if the first one falls behind where the model was."""
         del logs
         self._is_exact = epoch >= self.exact_from_epoch
-        if self._is_exact:
-            self._assign(math.inf)
-        elif self.unit == "epoch":
-            self._assign(self.strength(epoch))
+        strength = math.inf if self._is_exact else self.strength(epoch if self.unit == "epoch" else self._step())
+        if self._strength is None:
+            self._warn_of_falling_back(strength, epoch)
+        self._assign(strength)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Sets the lambda of a step."""
-        del batch, logs
+        """Sets the lambda of a step.
+
+        Raises:
+            ValueError: another schedule sets lambda too.
+        """
+        del logs
+        if batch == 0:
+            self._require_own_strength()
         if self.unit == "step" and not self._is_exact:
-            self._assign(self.strength(int(self.model.optimizer.iterations.numpy())))
+            self._assign(self.strength(self._step()))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes lambda into the logs."""
         del epoch
         if logs is not None:
-            logs[LOG_NAME] = float(self._variables[0].numpy())
+            logs[LOG_NAME] = self._current()
+
+    def _step(self) -> int:
+        return int(self.model.optimizer.iterations.numpy())
+
+    def _current(self) -> float:
+        return float(self._variables[0].numpy())
 
     def _assign(self, strength: float) -> None:
         for variable in self._variables:
             variable.assign(strength)
+        self._strength = self._current()
+
+    def _require_own_strength(self) -> None:
+        found = self._current()
+        if found != self._strength:
+            raise ValueError(
+                f"Got lambda={found:g} where this schedule has set {self._strength:g}, expected one schedule: leave "
+                "one BinaryRelaxSchedule in the callbacks, and nothing else that sets lambda."
+            )
+
+    def _warn_of_falling_back(self, strength: float, epoch: int) -> None:
+        found = self._current()
+        # Lambda is infinite in a new model too.
+        is_new = math.isinf(found) and self._step() == 0
+        if found > strength and not is_new and not math.isclose(found, strength, rel_tol=1e-6):
+            logging.warning(
+                "This training sets lambda back from %g, which the model has been trained to, to %g, as if epoch %d "
+                "were resumed a second time: to go on, pass the number of epochs that are done as initial_epoch to "
+                "`fit`.",
+                found,
+                strength,
+                epoch,
+            )
