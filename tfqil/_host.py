@@ -84,7 +84,7 @@ def require_functional(model: Any) -> None:
         if type(model).__module__.partition(".")[0] == "keras":
             raise TypeError(
                 f"Got a Keras 3 model ({type(model).__name__} of package keras), expected a tf_keras model: "
-                "build it with `import tf_keras`, since TFMOT takes no other."
+                "rebuild it with tfqil.from_keras3(model), since TFMOT takes no other."
             )
         raise TypeError(f"Got {type(model).__name__}, expected a tf_keras Functional or Sequential model.")
     if isinstance(model, keras.Sequential) and not model.built:

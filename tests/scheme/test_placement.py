@@ -371,7 +371,9 @@ class TestErrors:
     def test_a_keras_3_model(self):
         keras3 = pytest.importorskip("keras", minversion="3")
         model = keras3.Sequential([keras3.Input((3,)), keras3.layers.Dense(2)])
-        with pytest.raises(TypeError, match="Got a Keras 3 model .*, expected a tf_keras model: build it with"):
+        with pytest.raises(
+            TypeError, match="Got a Keras 3 model .*, expected a tf_keras model: rebuild it with tfqil.from_keras3"
+        ):
             networks.quantized(model)
 
     def test_a_subclassed_model(self):
