@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfqil import _host
 from tfqil.export import flatbuffer
+from tfqil.scheme.placer import QUANTIZER_PREFIX
 
 
 def signature_names(names: Sequence[str]) -> list[str]:
@@ -24,6 +26,11 @@ def signature_names(names: Sequence[str]) -> list[str]:
             unique = f"{base}_{number}"
         taken.append(unique)
     return taken
+
+
+def output_names(q_model: Any) -> list[str]:
+    """Names for the outputs of a quantized model in a signature: those of its layers, not of the quantizers behind."""
+    return signature_names([name.removeprefix(QUANTIZER_PREFIX) for name in q_model.output_names])
 
 
 def order_like(tflite: bytes, input_names: Sequence[str], output_names: Sequence[str]) -> bytes:

@@ -60,7 +60,7 @@ def accumulator_behind(node: Any, output_step: tf.Tensor, lower: tf.Tensor) -> A
         folded.append(node)
         (node,) = _host.nodes_before(node)
     if _host.is_wrapped_kernel(node.layer):
-        step, has_codes, fits = _trained_step(node.layer)
+        step, has_codes, fits = trained_step(node.layer)
         bias = _double(node.layer.layer.bias) if node.layer.layer.use_bias else _double(0.0)
         is_exact = node.layer.layer.compute_dtype == "float32"
         found = _accumulator(node, step, bias, has_codes, folded[::-1], output_step, lower, is_exact)
@@ -186,12 +186,17 @@ def _joined(node: Any, output_step: tf.Tensor, lower: tf.Tensor) -> Accumulator 
     )
 
 
-def _trained_step(linear: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+TrainedStep = tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]
+
+
+def trained_step(linear: Any) -> TrainedStep:
     """The step of each channel's integers in the file before folding, and whether the channel has any; (channels,).
 
     It is a multiple of the trained step where only that makes the codes fit INT8. The third value says whether they do;
     None where all do that the quantizer knows.
     """
+    if linear.frozen is not None:
+        return linear.frozen.trained_step  # type: ignore[no-any-return]
     quantizer, kernel = linear.weight_quantizer, linear.channels_last_kernel
     codes, step = quantizer.codes_and_step(kernel, linear.quantizer_variables)
     channels = len(_host.channel_shape(linear.layer, linear.kernel.shape))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,20 @@ from tfqil.numerics.grid import ActivationGrid, WeightGrid
 from tfqil.numerics.storable import storable
 from tfqil.quantizers import ActivationQuantizer, WeightQuantizer
 from tfqil.scheme import inference
+from tfqil.scheme.accumulator import TrainedStep
 from tfqil.scheme.inference import StoredGrid
+
+
+class FrozenKernel(NamedTuple):
+    """What inference needs of a kernel that is not trained any more.
+
+    Attributes:
+        values: code * step, in the layout of the kernel.
+        trained_step: what `accumulator.trained_step` says of the kernel.
+    """
+
+    values: tf.Tensor
+    trained_step: TrainedStep
 
 
 @_host.serializable
@@ -31,6 +45,7 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         kwargs.setdefault("name", f"quant_{layer.name}")
         super().__init__(layer, quantize_config, **kwargs)
         self.reason = reason
+        self._frozen: FrozenKernel | None = None
         self.supports_masking = True  # It hands a mask on; what multiplies does not read it.
 
     def build(self, input_shape: Any) -> None:
@@ -74,6 +89,20 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         values = self.weight_quantizer(kernel, training, weights=self.quantizer_variables)
         return _host.with_channels_last(self.layer, values)  # Its own inverse.
 
+    @property
+    def frozen(self) -> FrozenKernel | None:
+        """What stands in place of the kernel for a while."""
+        return self._frozen
+
+    @contextlib.contextmanager
+    def computing_with(self, frozen: FrozenKernel) -> Iterator[None]:
+        """Lets inference go without the kernel and the variables of its quantizer for a while."""
+        self._frozen = frozen
+        try:
+            yield
+        finally:
+            self._frozen = None
+
     def grid(self) -> WeightGrid:
         """The integers and steps of the kernel, its output channels on the last axes.
 
@@ -108,7 +137,7 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         del mask
         if _host.is_inferring_shapes():
             return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)
-        quantized = self.quantized(self.kernel, training)
+        quantized = self.quantized(self.kernel, training) if self.frozen is None else self.frozen.values
         with _host.kernel_replaced(self.layer, tf.cast(quantized, self.layer.compute_dtype)):
             # The layer itself, not its `call`: it casts its inputs and its bias as its own policy says.
             return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)

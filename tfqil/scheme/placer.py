@@ -14,6 +14,8 @@ from tfqil.scheme.plan import Choice, Plan
 
 # Inference has to see what these operators read, since their result does not tell.
 _READ_BY_OPERANDS = (Kind.SUM, Kind.PRODUCT, Kind.MEAN, Kind.TIED)
+# What the name of the quantizer behind a layer begins with.
+QUANTIZER_PREFIX = "quantize_"
 
 
 def place(model: Any, plan: Plan) -> Any:
@@ -57,7 +59,9 @@ class _Placer:
         for position, number in enumerate(node.outputs):
             produced = self._plan.tensors.get(number)
             if produced is not None:
-                outputs[position] = self._quantized(produced, f"quantize_{node.layer.name}", outputs[position], clip)
+                outputs[position] = self._quantized(
+                    produced, f"{QUANTIZER_PREFIX}{node.layer.name}", outputs[position], clip
+                )
         return outputs
 
     def initialize(self) -> None:
