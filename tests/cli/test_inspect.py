@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.command_line import assert_refused, run_here, run_process
 from tests.export import tiny_model
+from tfqil.export.metadata import Normalization, with_metadata
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +111,41 @@ def test_a_truncated_file_is_refused_by_name(convolution_file, tmp_path):
     path = tmp_path / "half.tflite"
     path.write_bytes(convolution_file.read_bytes()[:200])
     assert_refused(run_process("inspect", path), str(path))
+
+
+@pytest.fixture
+def labelled_file(convolution_file, tmp_path):
+    """The file of one convolution with labels of its two channels."""
+    normalization = Normalization(mean=(128.0,), std=(64.0,))
+    labels = [[f"channel {number}" for number in range(4)]]
+    content = with_metadata(
+        convolution_file.read_bytes(), name="filters", normalizations=[normalization], labels=labels
+    )
+    path = tmp_path / "labelled.tflite"
+    path.write_bytes(content)
+    return path
+
+
+def test_labels_and_normalization_are_shown(labelled_file, capsys):
+    assert run_here("inspect", labelled_file) == 0
+    output = capsys.readouterr().out
+    for text in ("Metadata of filters", "(pixel - 128) / 64", "4: channel 0, channel 1, channel 2, channel 3"):
+        assert text in output
+    assert run_here("inspect", labelled_file, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["metadata"]["outputs"][0]["labels"][3] == "channel 3" and report["metadata_problem"] is None
+
+
+def test_a_file_without_metadata_says_nothing_of_them(convolution_file, capsys):
+    assert run_here("inspect", convolution_file) == 0
+    assert "etadata" not in capsys.readouterr().out
+
+
+def test_what_is_wrong_with_metadata_is_shown_and_is_no_error(labelled_file, capsys):
+    content = labelled_file.read_bytes()
+    labelled_file.write_bytes(content.replace(b"M001", b"M999"))
+    assert run_here("inspect", labelled_file) == 0
+    assert "metadata: Got metadata of another format (identifier b'M999'), expected b'M001'" in capsys.readouterr().out
+    assert run_here("inspect", labelled_file, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["metadata"] is None and "another format" in report["metadata_problem"]

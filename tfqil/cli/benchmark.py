@@ -1,8 +1,12 @@
-"""Times .tflite files against each other on this machine.
+"""Times .tflite files against each other on this machine, and the operators of each.
 
 The files take turns, so that a change of the machine's speed meets all of them alike. The ratio is that of
 the medians, to the first file: below 1 is faster. Naming a file twice shows how far apart equal files are
 measured.
+
+Each operator is timed alone, as a file of its own: to start it costs more than inside the whole file, to fetch
+its inputs less. Which kernels run it is what they do in the whole file: those of XNNPACK, the delegate that
+phones use by default, or the builtin ones.
 """
 
 from __future__ import annotations
@@ -10,15 +14,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import rich.table
 
 from tfqil.cli import console
 from tfqil.export import runtime
+from tfqil.export.operator_times import OperatorTime, operator_times
 
-USAGE = "FILE.tflite [FILE.tflite ...] [--threads=1] [--runs=50] [--json]"
+USAGE = "FILE.tflite [FILE.tflite ...] [--threads=1] [--runs=50] [--no-operators] [--json]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,11 +40,34 @@ class Timing:
     ratio: float
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Operators:
+    """What is said about the operators of one file.
+
+    Attributes:
+        file: its name.
+        operators: in the order of the file; seconds of each alone.
+        delegated: how many of them XNNPACK takes.
+        partitions: in how many connected parts.
+    """
+
+    file: str
+    operators: Sequence[OperatorTime]
+    delegated: int
+    partitions: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of all operators together, each alone."""
+        return sum(entry.seconds or 0.0 for entry in self.operators)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the arguments of the command."""
     parser.add_argument("files", metavar="FILE.tflite", nargs="+", help="files to time; the first is the yardstick")
     parser.add_argument("--threads", type=int, default=1, help="threads of the runtime (default: 1)")
-    parser.add_argument("--runs", type=int, default=50, help="timed runs per file (default: 50)")
+    parser.add_argument("--runs", type=int, default=50, help="timed runs per file and operator (default: 50)")
+    parser.add_argument("--no-operators", action="store_true", help="time the files as a whole only")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,11 +81,27 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise console.InputError(_culprit(contents) + console.one_sentence(error)) from error
     timings = timings_of(contents, seconds)
+    operators = [
+        operators_of(name, content, threads=arguments.threads, runs=arguments.runs)
+        for name, content in ({} if arguments.no_operators else contents).items()
+    ]
     if arguments.json:
-        console.print_json(to_dict(timings, threads=arguments.threads))
+        console.print_json(to_dict(timings, operators, threads=arguments.threads))
     else:
-        console.print_blocks(render(timings, threads=arguments.threads))
+        blocks = (block for entry in operators for block in render_operators(entry))
+        console.print_blocks(*blocks, render(timings, threads=arguments.threads))
     return 0
+
+
+def operators_of(name: str, content: bytes, *, threads: int, runs: int) -> Operators:
+    """Times the operators of a file that runs."""
+    operators = operator_times(content, threads=threads, repeats=runs)
+    return Operators(
+        file=name,
+        operators=operators,
+        delegated=sum(entry.kernels == "xnnpack" for entry in operators),
+        partitions=runtime.delegate_partitions(content),
+    )
 
 
 def timings_of(contents: Mapping[str, bytes], seconds: Mapping[str, Sequence[float]]) -> list[Timing]:
@@ -78,12 +122,13 @@ def timings_of(contents: Mapping[str, bytes], seconds: Mapping[str, Sequence[flo
     ]
 
 
-def to_dict(timings: Sequence[Timing], *, threads: int) -> dict[str, Any]:
+def to_dict(timings: Sequence[Timing], operators: Sequence[Operators], *, threads: int) -> dict[str, Any]:
     """The result as JSON holds it."""
     return {
         "threads": threads,
         "unit": "seconds",
         "files": [dataclasses.asdict(timing) for timing in timings],
+        "operators": [dataclasses.asdict(entry) for entry in operators],
     }
 
 
@@ -98,6 +143,27 @@ def render(timings: Sequence[Timing], *, threads: int) -> rich.table.Table:
         times = (f"{1000 * value:.3f}" for value in (timing.median, timing.minimum, timing.maximum))
         console.add_row(result, timing.file, console.size(timing.bytes), timing.runs, *times, f"{timing.ratio:.3f}")
     return result
+
+
+def render_operators(entry: Operators) -> Iterator[rich.table.Table | str]:
+    """The operators of a file as a table, and who runs them in one sentence."""
+    table = console.table(
+        f"{entry.file}: operators, each alone",
+        {"operator": "left", "result": "left", "kernels": "left", "median us": "right", "share": "right"},
+    )
+    for operator in entry.operators:
+        cells = (
+            ("-", "-")
+            if operator.seconds is None
+            else (f"{1e6 * operator.seconds:.1f}", f"{operator.seconds / entry.total:.1%}")
+        )
+        console.add_row(table, operator.name, operator.result, operator.kernels, *cells)
+    yield table
+    number, parts = len(entry.operators), entry.partitions
+    yield (
+        f"XNNPACK takes {entry.delegated} of {number} operators, in {parts} part{'' if parts == 1 else 's'}; all alone "
+        f"{1000 * entry.total:.3f} ms"
+    )
 
 
 def _distinct(paths: Sequence[str]) -> list[str]:

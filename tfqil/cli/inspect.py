@@ -1,15 +1,16 @@
-"""Shows what a .tflite file holds: integers, bits really used, bytes, and what still computes in float."""
+"""Shows what a .tflite file holds: integers, bits really used, bytes, metadata, and what still computes in float."""
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import rich.table
 
 from tfqil.cli import console
 from tfqil.export.inspect import FileReport, inspect
+from tfqil.export.metadata import FileMetadata, has_metadata, read_metadata
 
 USAGE = "FILE.tflite [--json]"
 
@@ -26,19 +27,27 @@ def run(arguments: argparse.Namespace) -> int:
         report = inspect(content)
     except ValueError as error:
         raise console.InputError(f"{arguments.file}: {console.one_sentence(error)}") from error
+    metadata, problem = _metadata_of(content)
     if arguments.json:
-        console.print_json(report.to_dict())
+        known = None if metadata is None else metadata.to_dict()
+        console.print_json({**report.to_dict(), "metadata": known, "metadata_problem": problem})
     else:
-        console.print_blocks(*render(report))
+        console.print_blocks(*render(report, metadata, problem))
     return 0
 
 
-def render(report: FileReport) -> Iterator[rich.table.Table | str]:
+def render(
+    report: FileReport, metadata: FileMetadata | None = None, problem: str | None = None
+) -> Iterator[rich.table.Table | str]:
     """The report as tables, the verdict last, where the eye stays."""
     if report.weights:
         yield _weights(report)
     yield _operators(report)
     yield _activations(report)
+    if metadata is not None:
+        yield _edges(metadata)
+    if problem is not None:
+        yield f"metadata: {problem}"
     constants = ", ".join(f"{name} {console.size(number)}" for name, number in report.constant_bytes.items())
     total, compressed = console.size(report.bytes), console.size(report.gzipped_bytes)
     yield f"{total}, {compressed} gzipped; constants: {constants or 'none'}"
@@ -48,6 +57,34 @@ def render(report: FileReport) -> Iterator[rich.table.Table | str]:
         in_float, of_all = len(report.float_leftovers), len(report.operators)
         yield f"integer only: no, {in_float} of {of_all} operators in float:"
         yield from (f"  {sentence}" for sentence in report.float_leftovers)
+
+
+def _metadata_of(content: bytes) -> tuple[FileMetadata | None, str | None]:
+    """What the metadata of a file say, or what is wrong with them; nothing of a file without any."""
+    if not has_metadata(content):
+        return None, None
+    try:
+        return read_metadata(content), None
+    except ValueError as error:  # A file runs with whatever metadata.
+        return None, console.one_sentence(error)
+
+
+def _edges(metadata: FileMetadata) -> rich.table.Table:
+    table = console.table(
+        f"Metadata of {metadata.name}", {"name": "left", "stored": "left", "normalization": "left", "labels": "left"}
+    )
+    for entry in metadata.inputs:
+        given = entry.normalization
+        text = "" if given is None else f"(pixel - {_numbers(given.mean)}) / {_numbers(given.std)}"
+        console.add_row(table, entry.name, entry.stored, text, "")
+    for output in metadata.outputs:
+        labels = f"{len(output.labels)}: {', '.join(output.labels)}" if output.labels else ""
+        console.add_row(table, output.name, output.stored, "", labels)
+    return table
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"{values[0]:g}" if len(values) == 1 else f"({', '.join(f'{value:g}' for value in values)})"
 
 
 def _weights(report: FileReport) -> rich.table.Table:

@@ -6,20 +6,24 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tfqil import _host
+from tfqil.export.edges import require_type, with_integer_edges
 from tfqil.export.float_constants import is_exact_in_float16
 from tfqil.export.float_layers import FloatLinear
 from tfqil.export.freeze import require_calibrated, require_quantized
 from tfqil.export.inspect import FileReport, inspect, read_leftovers
-from tfqil.export.layers import IntegerQuantize
+from tfqil.export.layers import IntegerPixels, IntegerQuantize
 from tfqil.export.lower import Lowering
+from tfqil.export.metadata import Normalization, labels_by_output, normalization_of, with_metadata
 from tfqil.export.pack import STORAGES, pack
+from tfqil.export.pixels import normalized_inputs
 from tfqil.export.signature import order_like, signature_names
 from tfqil.export.verify import (
     LARGEST_MEAN_LSB,
@@ -41,6 +45,10 @@ def convert(
     q_model: Any,
     storage: str = "fastest",
     *,
+    input_type: str = "float32",
+    output_type: str = "float32",
+    labels: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    normalization: tuple[Any, Any] | None = None,
     path: str | os.PathLike[str] | None = None,
     allow_float: bool = False,
     require_integer_only: bool = False,
@@ -53,6 +61,18 @@ def convert(
         storage: "fastest" (INT8 for spatial and depthwise convolutions, INT4 for dense and pointwise layers where
             XNNPACK has kernels), "smallest" (INT4 everywhere the runtime takes it, INT2 for dense and pointwise
             layers whose codes fit) or "int8" (for old runtimes).
+        input_type: type of the file's inputs, "float32", "int8" or "uint8". Integers are those of the input's grid,
+            value = scale * (integer - zero point), and no operator quantizes them; uint8 costs one that takes 128 from
+            each. Where the model begins with a Rescaling or Normalization, with one scale and one offset for all
+            channels and -offset / scale a whole number, they are the raw bytes of pixels (as int8: less 128), and no
+            operator is left of it. Other normalizations stay operators, with a warning that says why, and the integers
+            are those of the raw input's grid. Inputs that are no float32 stay as they are.
+        output_type: type of the file's outputs, likewise.
+        labels: names of the classes, one for each value of the last axis of the output, which go into the file's
+            metadata (`read_metadata`); of several outputs a dictionary, name of the output in the file -> labels.
+        normalization: (mean, std) for the metadata: the app computes (pixel - mean) / std before it quantizes. Numbers,
+            or sequences of one per channel. None: that of the model's own first layer if the file takes raw bytes, else
+            none if the model has such a layer (0 and 1), else not said.
         path: writes the file there too; it must not exist yet.
         allow_float: return a file in which some operators compute in float: layers that `edge_bits=None` leaves in
             float, and layers whose integers do not fit INT8, such as powers of two over more than seven octaves. The
@@ -69,22 +89,36 @@ def convert(
         The content of the file.
 
     Raises:
-        TypeError, ValueError: a float or uncalibrated model, an unknown storage, integers that do not fit INT8 or
-            float operators in the file without `allow_float`, weights that float16 would round, or a float layer that
-            LiteRT has no operators for.
+        TypeError, ValueError: a float or uncalibrated model, an unknown storage or type, integers that do not fit INT8
+            or float operators in the file without `allow_float`, weights that float16 would round, a float layer that
+            LiteRT has no operators for, integer edges where the model computes in float, labels that are not as many
+            as the classes, or a standard deviation of 0.
         FileExistsError, FileNotFoundError: `path` exists, or its folder does not.
         RuntimeError: the written file does not compute what the model does; nothing is returned or written.
     """
     if storage not in STORAGES:
         raise ValueError(f"Got storage={storage!r}, expected one of {', '.join(map(repr, STORAGES))}.")
+    require_type("input_type", input_type)
+    require_type("output_type", output_type)
     require_quantized(q_model)
     require_calibrated(q_model)
+    given = None if normalization is None else normalization_of(q_model, *normalization)
     if path is not None:
         _require_new_path(pathlib.Path(path))
     if require_integer_only:
         require_no_float_layers(q_model)
-    lowering = Lowering(q_model)
+    integer_inputs = input_type != "float32"
+    lowering = Lowering(q_model, integer_inputs=integer_inputs)
     plain = lowering.model()
+    labels_of_outputs = labels_by_output(plain, labels)
+    _require_grids_at_edges(plain, lowering, input_type, output_type)
+    if given and lowering.pixels:
+        raise ValueError(
+            f"Got a normalization for the input {', '.join(map(repr, lowering.pixels))}, expected none: the model has "
+            "its own."
+        )
+    for name, reason in lowering.kept_normalizations.items():
+        logging.warning("tfqil: the normalization of the input %r stays an operator, since %s.", name, reason)
     _require_exact_weights(plain, allow_float=allow_float)
     names = signature_names(plain.input_names), signature_names(plain.output_names)
     try:
@@ -93,22 +127,56 @@ def convert(
         if (sentence := _not_converted(q_model, error)) is None:
             raise
         raise ValueError(sentence) from error
-    tflite = pack(order_like(converted, *names), storage)
+    tflite = with_integer_edges(pack(order_like(converted, *names), storage), input_type, output_type)
     report = inspect(tflite)
     if not report.integer_only and not allow_float:
         _require_expected_float(q_model, plain, tflite)
     if check:
         _require_trained_weights(find_different_weights(plain, q_model, tflite))
-        examples = _random_inputs(plain)
+        examples = _random_inputs(plain, lowering)
         # Noise differs from run to run.
         if examples is not None and not any(map(_host.always_trains, float_layers(q_model))):
             if builtin_layers(q_model, report):
-                lowering = lowering_for(q_model, report)
+                lowering = lowering_for(q_model, report, integer_inputs=integer_inputs)
                 plain = lowering.model()
             _require_equal(q_model, lowering, plain, tflite, report, examples)
+    tflite = _described(tflite, plain, lowering, labels_of_outputs, given, normalized_inputs(q_model))
     if path is not None:
         _write(tflite, pathlib.Path(path))
     return tflite
+
+
+def _described(
+    tflite: bytes,
+    plain: Any,
+    lowering: Lowering,
+    labels: Mapping[str, Sequence[str]],
+    given: Normalization | None,
+    normalized: Collection[str],
+) -> bytes:
+    """The file with metadata, if there is something to say: labels, or how an app prepares the input.
+
+    Args:
+        tflite: content of the file.
+        plain: the deployable model.
+        lowering: what made it.
+        labels: by the names of the outputs.
+        given: what the caller says of the input.
+        normalized: names of the inputs that the model normalizes itself.
+    """
+    of_pixels = {
+        name: Normalization(mean=(0.0 - pixels.offset / pixels.scale,), std=(1 / pixels.scale,))
+        for name, pixels in lowering.pixels.items()
+    }
+    if not (labels or given or of_pixels):
+        return tflite
+    known = {**dict.fromkeys(normalized, Normalization(mean=(0.0,), std=(1.0,))), **of_pixels}
+    return with_metadata(
+        tflite,
+        name=plain.name,
+        normalizations=[given or known.get(name) for name in plain.input_names],
+        labels=[tuple(labels.get(name, ())) for name in plain.output_names],
+    )
 
 
 def _converted(plain: Any, input_names: Sequence[str], output_names: Sequence[str]) -> bytes:
@@ -164,6 +232,38 @@ def _require_exact_weights(plain: Any, *, allow_float: bool) -> None:
             "expected values such as powers of two in 2^-24 .. 2^15: train these layers with int8_exact=True, or with "
             "a uniform quantizer of at most 8 bits."
         )
+
+
+def _require_grids_at_edges(plain: Any, lowering: Lowering, input_type: str, output_type: str) -> None:
+    """Raises one sentence unless what shall be integers in the file is on a grid."""
+    graph = _host.graph_of(plain)
+    if input_type != "float32":
+        nodes = [node for node in graph.nodes if not node.inputs and _host.is_floating(node)]
+        readers = {node.layer.name: [r.layer for r in graph.readers(node.outputs[0])] for node in nodes}
+        in_float = [
+            name
+            for name, layers in readers.items()
+            if len(layers) != 1 or not isinstance(layers[0], (IntegerQuantize, IntegerPixels))
+        ]
+        if in_float or not readers:
+            raise ValueError(
+                f"Got input_type={input_type!r} for {_edge_names('input', in_float or plain.input_names)}, expected "
+                "float32, since nothing quantizes it first: leave out input_type, or give the layers that read it "
+                "quantizers (edge_bits=8)."
+            )
+    if output_type != "float32":
+        in_float = [
+            name for name, scale in zip(plain.output_names, lowering.output_scales, strict=True) if scale is None
+        ]
+        if in_float:
+            raise ValueError(
+                f"Got output_type={output_type!r} for {_edge_names('output', in_float)}, expected float32, since a "
+                "layer in float computes it: leave out output_type, or give that layer quantizers (edge_bits=8)."
+            )
+
+
+def _edge_names(what: str, names: Sequence[str]) -> str:
+    return f"the {what}{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
 
 
 def _names(layers: list[Any]) -> str:
@@ -222,15 +322,17 @@ def _require_equal(
         )
 
 
-def _random_inputs(plain: Any) -> list[np.ndarray] | None:
+def _random_inputs(plain: Any, lowering: Lowering) -> list[np.ndarray] | None:
     """Examples that cover the range of each input; None if that of one is not known."""
     random = np.random.default_rng(0)
     grids = {id(layer.input): layer.grid for layer in plain.layers if isinstance(layer, IntegerQuantize)}
     examples = []
-    for tensor in plain.inputs:
+    for name, tensor in zip(plain.input_names, plain.inputs, strict=True):
         shape = (_CHECKED_EXAMPLES, *(size or _OPEN_SIZE for size in tensor.shape[1:]))
-        grid = grids.get(id(tensor))
-        if grid is not None:
+        grid, pixels = grids.get(id(tensor)), lowering.pixels.get(name)
+        if pixels is not None:
+            examples.append(random.integers(0, pixels.highest + 1, shape).astype(np.float32))
+        elif grid is not None:
             low, high = ((end - grid.zero_point) * grid.scale for end in (-128, 127))
             examples.append(random.uniform(low, high, shape).astype(np.float32))
         elif tensor.dtype == tf.uint8:

@@ -122,6 +122,22 @@ class IntegerQuantize(IntegerLayer):
         return inputs
 
 
+class IntegerPixels(IntegerLayer):
+    """Takes bytes, 0 to 255, for the levels of a grid: an input that holds them needs no operator.
+
+    Traced, the input is taken for the values on that grid, since a converter writes float inputs only; the QUANTIZE
+    that it writes goes, or takes 128 from each byte, when the inputs of the file become integers (`edges.py`).
+    """
+
+    def integers(self, inputs: Any) -> NDArray[np.int32]:
+        """The nearest byte less 128, which is how int8 stores it."""
+        return np.clip(np.rint(inputs.numpy()), 0, 255).astype(np.int32) - 128
+
+    def floats(self, inputs: Any) -> tf.Tensor:
+        """The input."""
+        return inputs
+
+
 class Dequantize(_host.Layer):  # type: ignore[misc, name-defined]
     """Leaves a grid: what reads the output computes in float (DEQUANTIZE)."""
 

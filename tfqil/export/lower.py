@@ -36,6 +36,7 @@ from tfqil.export.pending import (
     scale_and_shift,
 )
 from tfqil.export.phases import Phases
+from tfqil.export.pixels import find_pixels, kept_normalizations
 from tfqil.numerics.int8 import int8_divisors
 from tfqil.scheme import tf_calls
 from tfqil.scheme.flatten import copy_of
@@ -52,13 +53,24 @@ class Lowering:
     Args:
         q_model: the model.
         builtin: names of the layers whose kernels the builtin kernels of the runtime run, not XNNPACK.
+        integer_inputs: the file takes integers: where it can take the bytes of pixels, their normalization becomes the
+            grid of the input (`pixels.py`), and the model that is made takes bytes as floats.
+
+    Attributes:
+        pixels: the inputs that do, by their names.
+        kept_normalizations: the inputs that have a normalization and do not, and why, by their names.
+        output_scales: of the model that was made last, the scale of each output; None for float.
     """
 
-    def __init__(self, q_model: Any, builtin: frozenset[str] = frozenset()) -> None:
+    def __init__(self, q_model: Any, builtin: frozenset[str] = frozenset(), *, integer_inputs: bool = False) -> None:
         require_quantized(q_model)
         require_calibrated(q_model)
         self._q_model = q_model
         self._builtin = builtin
+        self.pixels = find_pixels(q_model) if integer_inputs else {}
+        self.kept_normalizations = kept_normalizations(q_model) if integer_inputs else {}
+        self._passed = frozenset(name for pixels in self.pixels.values() for name in pixels.passed)
+        self._pixel_grids = {pixels.quantizer: pixels.grid for pixels in self.pixels.values()}
         self._before_tied = _before_tied(q_model)
         self._settled: dict[str, Quantized] = {}
         self._float_copies: dict[str, Any] = {}
@@ -66,7 +78,7 @@ class Lowering:
         self.output_scales: list[float | None] = []
 
     def model(self) -> Any:
-        """The plain model of integer layers; `output_scales` then holds the scale of each output, None for float."""
+        """The plain model of integer layers."""
         for state in (self._settled, self._float_copies, self._names, self.output_scales):
             state.clear()
         self._model = _host.replay(self._q_model, self._lowered, finish=self._finished)
@@ -83,6 +95,13 @@ class Lowering:
             for (name, value), tensor in zip(self._settled.items(), tensors, strict=True)
         }
 
+    def file_inputs(self, arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """What the inputs of a file get for those of the model, one array each: pixels are bytes, whatever its grid."""
+        return [
+            np.clip(np.rint(array), 0, 255).astype(np.uint8) if name in self.pixels else array
+            for name, array in zip(self._q_model.input_names, arrays, strict=True)
+        ]
+
     def _finished(self, value: Value) -> Any:
         self.output_scales.append(value.grid.scale if isinstance(value, Quantized) else None)
         return _tensor(value)
@@ -91,6 +110,8 @@ class Lowering:
         layer = node.layer
         if not node.inputs:
             return Float(tensor=values[0], is_input=True)
+        if layer.name in self._passed:
+            return values[0]
         if isinstance(layer, QuantizeActivation):
             site = _host.keyword(node, "site", 0)
             name = tensor_name(layer, site)
@@ -125,6 +146,9 @@ class Lowering:
 
     def _settle(self, layer: QuantizeActivation, name: str, site: int, value: Value) -> Quantized:
         """Emits what a quantizer has been waiting for."""
+        if name in self._pixel_grids:
+            pixels = integer.IntegerPixels(name=name, grid=self._pixel_grids[name])
+            return Quantized(tensor=pixels(_tensor(value)), grid=pixels.grid)
         grid, stored = layer.grid(), layer.stored_grid()
         normalizer = float(stored.normalizer)
         int8 = int8_grid(dataclasses.replace(grid, step=float(stored.step)))

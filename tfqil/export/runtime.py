@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -40,6 +41,13 @@ def run(tflite: bytes, inputs: Sequence[np.ndarray], *, kernels: str = "xnnpack"
     Raises:
         ValueError: wrong number, shape or type of inputs, unknown kernels, or a file the runtime refuses.
     """
+    interpreter = loaded(tflite, inputs, kernels=kernels, threads=threads)
+    invoke(interpreter, kernels)
+    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+
+
+def loaded(tflite: bytes, inputs: Sequence[np.ndarray], *, kernels: str = "xnnpack", threads: int = 1) -> Interpreter:
+    """An interpreter with its inputs set; arguments and errors are those of `run`."""
     interpreter = _interpreter(tflite, kernels, threads)
     details = interpreter.get_input_details()
     arrays = [np.asarray(array) for array in inputs]
@@ -55,8 +63,7 @@ def run(tflite: bytes, inputs: Sequence[np.ndarray], *, kernels: str = "xnnpack"
     _allocate(interpreter, kernels)
     for array, detail in zip(arrays, details, strict=True):
         interpreter.set_tensor(detail["index"], array)
-    _invoke(interpreter, kernels)
-    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+    return interpreter
 
 
 def benchmark(
@@ -81,15 +88,16 @@ def benchmark(
         raise ValueError("got no file to time, expected at least one: pass {name: content of the file}")
     if repeats < 1:
         raise ValueError(f"got repeats={repeats}, expected at least 1: pass the number of rounds to time")
-    interpreters = {}
-    for name, tflite in tflites.items():
-        interpreter = _allocated(tflite, threads)
-        _set_random_inputs(interpreter, np.random.default_rng(seed))
-        interpreters[name] = interpreter
+    interpreters = {name: ready(tflite, threads=threads, seed=seed) for name, tflite in tflites.items()}
+    return time_in_turn(interpreters, repeats=repeats, seconds=seconds)
+
+
+def time_in_turn(interpreters: Mapping[Any, Interpreter], *, repeats: int, seconds: float) -> dict[Any, list[float]]:
+    """Seconds of each run of interpreters whose inputs are set, as `benchmark` takes them."""
     for _ in range(max(1, repeats // 10)):
         for interpreter in interpreters.values():
-            _invoke(interpreter, "xnnpack")
-    times: dict[str, list[float]] = {name: [] for name in interpreters}
+            invoke(interpreter, "xnnpack")
+    times: dict[Any, list[float]] = {name: [] for name in interpreters}
     deadline = time.perf_counter() + seconds
     for _ in range(repeats):
         for name, interpreter in interpreters.items():
@@ -99,6 +107,26 @@ def benchmark(
         if time.perf_counter() > deadline:
             break
     return times
+
+
+def ready(
+    tflite: bytes, *, kernels: str = "xnnpack", threads: int = 1, seed: int = 0, keep: bool = False
+) -> Interpreter:
+    """An interpreter with one random example as its input; sizes that the file leaves open are small ones.
+
+    Args:
+        tflite: content of the file.
+        kernels: one of `KERNELS`.
+        threads: number of threads of the runtime.
+        seed: of the inputs, uniform over [-1, 1] or over all integers of the type.
+        keep: keep the values of all tensors, to be read after a run; not with the XNNPACK kernels.
+
+    Raises:
+        ValueError: unknown kernels, or a file the runtime refuses.
+    """
+    interpreter = _allocated(tflite, kernels, threads, keep=keep)
+    _set_random_inputs(interpreter, np.random.default_rng(seed))
+    return interpreter
 
 
 def input_names(tflite: bytes) -> list[str]:
@@ -155,7 +183,7 @@ def delegate_partitions(tflite: bytes) -> int:
     return len(_nodes_and_partitions(tflite)[1])
 
 
-def _interpreter(tflite: bytes, kernels: str, threads: int) -> Interpreter:
+def _interpreter(tflite: bytes, kernels: str, threads: int, *, keep: bool = False) -> Interpreter:
     if kernels not in _RESOLVERS:
         raise ValueError(f"got kernels={kernels!r}, expected one of {KERNELS}: name a set of CPU kernels")
     if threads < 1:
@@ -165,6 +193,7 @@ def _interpreter(tflite: bytes, kernels: str, threads: int) -> Interpreter:
             model_content=bytes(tflite),
             num_threads=threads,
             experimental_op_resolver_type=_RESOLVERS[kernels],
+            experimental_preserve_all_tensors=keep,
         )
     except (ValueError, RuntimeError) as error:
         raise _refused(kernels, error) from error
@@ -177,7 +206,12 @@ def _allocate(interpreter: Interpreter, kernels: str) -> None:
         raise _refused(kernels, error) from error
 
 
-def _invoke(interpreter: Interpreter, kernels: str) -> None:
+def invoke(interpreter: Interpreter, kernels: str) -> None:
+    """Runs an interpreter whose inputs are set.
+
+    Raises:
+        ValueError: the kernels refuse to.
+    """
     try:
         interpreter.invoke()
     except (ValueError, RuntimeError) as error:
@@ -222,20 +256,20 @@ def _resize_open(interpreter: Interpreter, size: int) -> None:
         interpreter.resize_tensor_input(detail["index"], shape)
 
 
-def _allocated(tflite: bytes, threads: int = 1) -> Interpreter:
+def _allocated(tflite: bytes, kernels: str, threads: int, *, keep: bool = False) -> Interpreter:
     """An interpreter that is ready for one example, open dimensions of the smallest of some sizes that will do."""
+
+    def allocated_at(size: int) -> Interpreter:
+        interpreter = _interpreter(tflite, kernels, threads, keep=keep)
+        _resize_open(interpreter, size)
+        _allocate(interpreter, kernels)
+        return interpreter
+
     *smaller, last = _OPEN_SIZES
     for size in smaller:
         with contextlib.suppress(ValueError):
-            return _allocated_at(tflite, threads, size)
-    return _allocated_at(tflite, threads, last)
-
-
-def _allocated_at(tflite: bytes, threads: int, size: int) -> Interpreter:
-    interpreter = _interpreter(tflite, "xnnpack", threads)
-    _resize_open(interpreter, size)
-    _allocate(interpreter, "xnnpack")
-    return interpreter
+            return allocated_at(size)
+    return allocated_at(last)
 
 
 def _set_random_inputs(interpreter: Interpreter, random: np.random.Generator) -> None:
@@ -250,7 +284,7 @@ def _set_random_inputs(interpreter: Interpreter, random: np.random.Generator) ->
 
 
 def _nodes_and_partitions(tflite: bytes) -> tuple[list[dict], list[dict]]:
-    interpreter = _allocated(tflite)
+    interpreter = _allocated(tflite, "xnnpack", 1)
     # The only view of the execution plan that the Python package offers; public in the C++ API.
     details = interpreter._get_ops_details()
     is_partition = ["DELEGATE" in detail["op_name"].upper() for detail in details]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tfqil import _host
 from tfqil.export import runtime
+from tfqil.export.edges import read_edges
 from tfqil.export.float_layers import FloatLinear
 from tfqil.export.freeze import freeze
 from tfqil.export.inspect import FileReport, inspect, read_content, read_float_weights, read_weights
@@ -101,7 +102,8 @@ def verify(
     Args:
         q_model: the quantized model.
         tflite: content of the file, or its path.
-        inputs: an array of examples, or for several inputs a list of arrays, or a dictionary by their names.
+        inputs: an array of examples as the model takes them, or for several inputs a list of arrays, or a dictionary by
+            their names. For a file with integer inputs they are put on its grids, and its outputs taken off theirs.
         per_layer: also compare every quantized tensor of the trained model with the lowered one.
 
     Raises:
@@ -110,7 +112,7 @@ def verify(
     arrays = [tensor.numpy() for tensor in input_tensors(q_model, inputs, "inputs")]
     tflite = read_content(tflite)
     report = inspect(tflite)
-    lowering = lowering_for(q_model, report)
+    lowering = lowering_for(q_model, report, integer_inputs=has_integer_inputs(tflite))
     return compare(q_model, lowering, lowering.model(), tflite, report, arrays, per_layer=per_layer)
 
 
@@ -135,7 +137,7 @@ def compare(
         arrays: examples, one array per model input.
         per_layer: also compare every quantized tensor.
     """
-    got, deployed = _run_file(tflite, arrays), _predict(lowered, arrays)
+    got, deployed = _run_file(tflite, lowering.file_inputs(arrays)), _predict(lowered, arrays)
     trained = _predict(q_model, arrays)
     if [output.shape for output in got] != [output.shape for output in trained]:
         raise ValueError(
@@ -172,9 +174,14 @@ def _float_step(output: np.ndarray) -> float:
     return float(np.ptp(output)) / 255 or 1.0
 
 
-def lowering_for(q_model: Any, report: FileReport) -> Lowering:
+def lowering_for(q_model: Any, report: FileReport, *, integer_inputs: bool = False) -> Lowering:
     """The lowering with the rounding of the kernels that run each layer of a file."""
-    return Lowering(q_model, builtin_layers(q_model, report))
+    return Lowering(q_model, builtin_layers(q_model, report), integer_inputs=integer_inputs)
+
+
+def has_integer_inputs(tflite: bytes) -> bool:
+    """Whether an input of a file holds the integers of a grid."""
+    return any(edge.is_integer for edge in read_edges(tflite)[0])
 
 
 def builtin_layers(q_model: Any, report: FileReport) -> frozenset[str]:
@@ -245,8 +252,13 @@ def _chunks(arrays: list[np.ndarray], size: int = _BATCH) -> list[list[np.ndarra
 
 
 def _run_file(tflite: bytes, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """The float outputs of a file for float inputs, on the edges of it that are integers too."""
+    inputs, outputs = read_edges(tflite)
+    if len(inputs) == len(arrays):  # If not, the runtime says what it takes.
+        arrays = [edge.integers(array) for edge, array in zip(inputs, arrays, strict=True)]
     parts = [runtime.run(tflite, chunk) for chunk in _chunks(arrays, runtime.fixed_batch(tflite) or _BATCH)]
-    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+    stored = [np.concatenate(output) for output in zip(*parts, strict=True)]
+    return [edge.values(array) for edge, array in zip(outputs, stored, strict=True)]
 
 
 def _predict(model: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
