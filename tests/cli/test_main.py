@@ -11,7 +11,7 @@ from tfqil.cli import console, main
 
 
 def test_no_command_is_refused_with_the_list_of_commands():
-    assert_refused(run_process(), "inspect, verify or benchmark")
+    assert_refused(run_process(), "inspect, verify, benchmark or summary")
 
 
 def test_an_unknown_command_suggests_the_nearest():
@@ -33,6 +33,8 @@ def test_an_option_before_the_command_is_refused():
         ["inspect", "a.tflite", "b.tflite"],
         ["inspect", "a.tflite", "--jsn"],
         ["verify", "model.keras", "a.tflite"],
+        ["summary"],
+        ["summary", "model.keras", "--bits"],
         ["benchmark"],
         ["benchmark", "a.tflite", "--runs=many"],
         ["benchmark", "a.tflite", "--verbosity=loud"],
@@ -49,7 +51,9 @@ def test_wrong_arguments_are_refused_in_one_sentence(arguments, capsys):
     assert f"`python -m tfqil {arguments[0]} --help`" in error
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"], ["verify", "-h"], ["benchmark", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["inspect", "--help"], ["verify", "-h"], ["benchmark", "--help"], ["summary", "-h"]]
+)
 def test_help_is_printed_and_is_no_failure(arguments, capsys):
     with pytest.raises(SystemExit, match="0"):
         run_here(*arguments)

@@ -13,13 +13,13 @@ from typing import NoReturn
 from absl import app, flags
 from absl.flags import argparse_flags
 
-from tfqil.cli import benchmark, console, inspect, verify
+from tfqil.cli import benchmark, console, inspect, summary, verify
 
 PROGRAM = "python -m tfqil"
 FAILED_INPUT = 2
 
-_COMMANDS = {"inspect": inspect, "verify": verify, "benchmark": benchmark}
-_NAMES = "inspect, verify or benchmark"
+_COMMANDS = {"inspect": inspect, "verify": verify, "benchmark": benchmark, "summary": summary}
+_NAMES = "inspect, verify, benchmark or summary"
 
 
 def main() -> None:
