@@ -13,9 +13,12 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
     from tfqil.export.freeze import freeze
     from tfqil.export.inspect import inspect
     from tfqil.export.lower import deployable
+    from tfqil.export.metadata import read_metadata
+    from tfqil.export.serving import export_saved_model
     from tfqil.export.verify import verify
     from tfqil.report.summary import summary
     from tfqil.scheme.config import BCGDQuantizeConfig, LBWQuantizeConfig, LowBitQuantizeConfig, QILQuantizeConfig
+    from tfqil.scheme.keras3 import from_keras3
     from tfqil.scheme.report import placements
     from tfqil.scheme.saving import load_model
     from tfqil.scheme.scheme import LowBitScheme, quantize_model
@@ -35,13 +38,16 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
         "convert",
         "deployable",
         "distill",
+        "export_saved_model",
         "freeze",
+        "from_keras3",
         "inspect",
         "load_model",
         "optimizers",
         "placements",
         "quantize_model",
         "quantizers",
+        "read_metadata",
         "reestimate_norms",
         "summary",
         "verify",
