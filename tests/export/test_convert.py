@@ -45,7 +45,7 @@ def test_an_existing_path_is_refused_before_any_work_and_untouched(small_model, 
     path = tmp_path / "old.tflite"
     path.write_bytes(b"precious")
     monkeypatch.setattr(module, "Lowering", lambda _: pytest.fail("work was done"))
-    with pytest.raises(FileExistsError, match="Got the existing path .*old.tflite'.*remove the file first"):
+    with pytest.raises(FileExistsError, match="Got the existing path .*old.tflite'.*remove it first"):
         tfqil.convert(small_model, path=str(path))
     assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
 

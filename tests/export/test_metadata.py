@@ -127,6 +127,8 @@ def test_a_file_of_raw_bytes_says_how_they_are_normalized():
     assert read_metadata(without_labels).inputs == metadata.inputs
     with pytest.raises(ValueError, match="Got a normalization for the input 'photo', expected none: the model has its"):
         tfqil.convert(q_model, input_type="uint8", normalization=(128, 64))
+    with pytest.raises(ValueError, match="Got a normalization for the input 'photo', expected none: the model has its"):
+        tfqil.convert(q_model, normalization=(128, 64))
 
 
 def test_one_number_per_channel_and_several_outputs():
@@ -268,3 +270,17 @@ def test_tables_that_others_wrote_are_read_too():
     photo = TensorTable(name="photo", channels=3, mean=(0.0,), std=(255.0,))
     kind = TensorTable(name="kind_activation", label_file="labels.txt")
     assert metadata_tables.read(FOREIGN) == ModelTable(name="sequential", inputs=(photo,), outputs=(kind,))
+
+
+def test_an_app_is_not_told_to_hand_pixels_to_a_model_of_unit_images():
+    model = keras.Sequential([keras.Input((8, 8, 3), name="photo"), layers.Rescaling(2.0, offset=-1.0)])
+    model.add(layers.Conv2D(4, 3, activation="relu"))
+    model.add(layers.Flatten())
+    model.add(layers.Dense(10, name="kind"))
+    images = np.random.default_rng(0).random((64, 8, 8, 3)).astype(np.float32)
+    q_model = networks.calibrated_on(model, images, 4, 8)
+    (photo,) = read_metadata(tfqil.convert(q_model, labels=LABELS, check=False)).inputs
+    assert photo.normalization is None
+    # Only whoever made the images knows that they are pixels over 255.
+    told = read_metadata(tfqil.convert(q_model, labels=LABELS, normalization=(0, 255), check=False))
+    assert told.inputs[0].normalization == Normalization(mean=(0.0,), std=(255.0,))

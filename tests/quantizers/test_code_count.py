@@ -7,7 +7,6 @@ import pytest
 
 from tests.quantizers.holder import Holder
 from tfqil import quantizers
-from tfqil.quantizers.code_count import code_count
 
 EQUAL_LEVELS = [
     (quantizers.QILWeightQuantizer(bits=2), 3),
@@ -35,5 +34,5 @@ def test_many_weights_of_all_sizes_get_every_code(quantizer, expected):
     kernel = np.concatenate([sizes, -sizes[1:], [1e-6]]).astype(np.float32).reshape(-1, 1)
     holder = Holder(quantizer, kernel)
     holder.initialize()
-    assert np.unique(holder.grid().codes).size == expected == code_count(quantizer)
-    assert code_count(quantizers.BinaryRelax(quantizer)) == expected
+    assert np.unique(holder.grid().codes).size == expected == quantizer.code_count
+    assert quantizers.BinaryRelax(quantizer).code_count == expected

@@ -13,6 +13,7 @@ from tests.training.two_layers import network, quantized_layers
 from tfqil import quantizers
 from tfqil.scheme import QuantizeActivation
 from tfqil.scheme.inputs import input_tensors
+from tfqil.training.event_values import value_buckets
 from tfqil.training.interval_measures import of_kernel, of_tensors, parameters_of
 
 IMAGES, _ = networks.digits(32, 8)
@@ -97,6 +98,7 @@ def test_the_measures_of_all_tensors_are_what_their_definitions_say(config):
         assert not measures.is_kernel and measures.lower == grid.lower
         np.testing.assert_array_equal(np.float32(measures.codes * np.float32(grid.step)), after, err_msg=layer.name)
         assert measures.code_count == 2**layer.quantizer.bits >= measures.codes_used
+        assert measures.scalars()["step"] == pytest.approx(float(np.mean(measures.step)))
         assert -grid.zero <= measures.codes.min() and measures.codes.max() <= grid.highest - grid.zero
         # Half a step to the level; and a tenth, since inference rounds biases, which coarse binary products show most.
         left = np.maximum(measures.values - grid.lower, 0) if not layer.quantizer.is_signed else measures.values
@@ -134,3 +136,9 @@ def test_a_broken_network_is_refused_by_the_name_of_the_tensor():
         ValueError, match=r"^Got NaN or Inf in the tensor that 'quantize_stem_relu' quantizes, expected"
     ):
         of_tensors(q_model, input_tensors(q_model, IMAGES, "images"))
+
+
+def test_a_histogram_of_neighbouring_numbers_is_no_error():
+    values = np.array([1.0, np.nextafter(np.float32(1), np.float32(2))], np.float32)
+    buckets = value_buckets(values)
+    assert buckets[:, 2].sum() == 2 and np.all(np.diff(buckets[:, 0]) > 0)

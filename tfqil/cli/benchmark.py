@@ -78,13 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
     }
     try:
         seconds = runtime.benchmark(contents, threads=arguments.threads, repeats=arguments.runs)
+        operators = [
+            operators_of(name, content, threads=arguments.threads, runs=arguments.runs)
+            for name, content in ({} if arguments.no_operators else contents).items()
+        ]
     except ValueError as error:
         raise console.InputError(_culprit(contents) + console.one_sentence(error)) from error
     timings = timings_of(contents, seconds)
-    operators = [
-        operators_of(name, content, threads=arguments.threads, runs=arguments.runs)
-        for name, content in ({} if arguments.no_operators else contents).items()
-    ]
     if arguments.json:
         console.print_json(to_dict(timings, operators, threads=arguments.threads))
     else:

@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 import rich.table
 
-from tfqil.cli import console
+from tfqil.cli import console, trained_model
 
 USAGE = "MODEL FILE.tflite --inputs=INPUTS.npy [--per-layer] [--json]"
 
-_MODEL = "a quantized model that model.save wrote (.keras, .h5 or a SavedModel folder)"
 _INPUTS = "an array that numpy.save wrote (.npy), a batch of inputs"
-# Keras explains itself at length; the start says what is wrong.
-_LONGEST_REASON = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares the two and prints the report."""
-    console.require_path(arguments.model, what=_MODEL)
+    console.require_path(arguments.model, what=trained_model.MODEL)
     content = console.read_file(arguments.file, what="a .tflite file")
     inputs = [_read_inputs(path) for path in arguments.inputs]
-    model = _load_model(arguments.model)
+    model = trained_model.load(arguments.model)
     from tfqil.export.verify import verify  # Loads TensorFlow: only after the files were found to be there.
 
     try:
@@ -118,17 +115,3 @@ def _read_inputs(path: str) -> np.ndarray:
             "give numbers, with the batch as the first dimension"
         )
     return inputs
-
-
-def _load_model(path: str) -> Any:
-    from tfqil.scheme import load_model
-
-    try:
-        return load_model(path)
-    except Exception as error:  # For what is no model, Keras raises anything from KeyError to OSError.
-        reason = console.one_sentence(error)
-        if len(reason) > _LONGEST_REASON:
-            reason = reason[:_LONGEST_REASON] + " ..."
-        raise console.InputError(
-            f"got {path!r}, which does not load ({reason}), expected {_MODEL}: save the model again"
-        ) from error

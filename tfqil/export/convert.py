@@ -22,6 +22,7 @@ from tfqil.export.inspect import FileReport, inspect, read_leftovers
 from tfqil.export.layers import IntegerPixels, IntegerQuantize
 from tfqil.export.lower import Lowering
 from tfqil.export.metadata import Normalization, labels_by_output, normalization_of, with_metadata
+from tfqil.export.new_path import require_new_path
 from tfqil.export.pack import STORAGES, pack
 from tfqil.export.pixels import normalized_inputs
 from tfqil.export.signature import order_like, signature_names
@@ -104,7 +105,7 @@ def convert(
     require_calibrated(q_model)
     given = None if normalization is None else normalization_of(q_model, *normalization)
     if path is not None:
-        _require_new_path(pathlib.Path(path))
+        require_new_path(pathlib.Path(path))
     if require_integer_only:
         require_no_float_layers(q_model)
     integer_inputs = input_type != "float32"
@@ -112,10 +113,11 @@ def convert(
     plain = lowering.model()
     labels_of_outputs = labels_by_output(plain, labels)
     _require_grids_at_edges(plain, lowering, input_type, output_type)
-    if given and lowering.pixels:
+    own = normalized_inputs(q_model)
+    if given and own:
         raise ValueError(
-            f"Got a normalization for the input {', '.join(map(repr, lowering.pixels))}, expected none: the model has "
-            "its own."
+            f"Got a normalization for the input {', '.join(map(repr, sorted(own)))}, expected none: the model has its "
+            "own."
         )
     for name, reason in lowering.kept_normalizations.items():
         logging.warning("tfqil: the normalization of the input %r stays an operator, since %s.", name, reason)
@@ -140,7 +142,7 @@ def convert(
                 lowering = lowering_for(q_model, report, integer_inputs=integer_inputs)
                 plain = lowering.model()
             _require_equal(q_model, lowering, plain, tflite, report, examples)
-    tflite = _described(tflite, plain, lowering, labels_of_outputs, given, normalized_inputs(q_model))
+    tflite = _described(tflite, plain, lowering, labels_of_outputs, given, own)
     if path is not None:
         _write(tflite, pathlib.Path(path))
     return tflite
@@ -162,7 +164,7 @@ def _described(
         lowering: what made it.
         labels: by the names of the outputs.
         given: what the caller says of the input.
-        normalized: names of the inputs that the model normalizes itself.
+        normalized: names of the inputs whose pixels the model normalizes itself.
     """
     of_pixels = {
         name: Normalization(mean=(0.0 - pixels.offset / pixels.scale,), std=(1 / pixels.scale,))
@@ -340,15 +342,6 @@ def _random_inputs(plain: Any, lowering: Lowering) -> list[np.ndarray] | None:
         else:
             return None  # Words of a vocabulary, or values of a layer that may be defined for few.
     return examples
-
-
-def _require_new_path(path: pathlib.Path) -> None:
-    if path.exists():
-        raise FileExistsError(f"Got the existing path {str(path)!r}, expected a new one: remove the file first.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"Got the path {str(path)!r}, expected one in an existing folder: create {str(path.parent)!r} first."
-        )
 
 
 def _write(content: bytes, path: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfqil import _host
 from tfqil.export.arithmetic import Int8Grid
+from tfqil.numerics.grid import ActivationGrid
 from tfqil.numerics.storable import storable
 from tfqil.scheme import accumulator
 from tfqil.scheme.kinds import Kind, kind_of
@@ -57,8 +58,11 @@ def find_pixels(q_model: Any) -> dict[str, Pixels]:
 
 
 def normalized_inputs(q_model: Any) -> frozenset[str]:
-    """The names of the inputs that the model normalizes itself."""
-    return frozenset(_read(q_model))
+    """The names of the inputs that the model normalizes itself, and whose data were pixels of 0 to 255."""
+    graph = _host.graph_of(q_model)
+    inputs = [node for node in graph.nodes if not node.inputs and _host.is_floating(node)]
+    found = {node.layer.name: _normalizing_layers(graph, node) for node in inputs}
+    return frozenset(name for name, layers in found.items() if layers is not None and _are_pixels(layers[0].grid()))
 
 
 def kept_normalizations(q_model: Any) -> dict[str, str]:
@@ -91,11 +95,16 @@ def _normalizing_layers(graph: _host.Graph, node: _host.Node) -> tuple[Any, Any,
     return (before, normalization, behind) if are_known else None
 
 
+def _are_pixels(raw: ActivationGrid) -> bool:
+    """Whether the grid of an input is that of data in 0 .. 255, and not in [0, 1]."""
+    return not raw.zero and _LARGEST_UNIT < raw.maximum < _LARGEST_BYTE + 0.5
+
+
 def _read_through(before: Any, normalization: Any, behind: Any) -> Pixels | str:
     if not (_is_plain(before) and _is_plain(behind)):
         return "its values have fewer than 8 bits, or share a grid"
     raw = before.grid()
-    if raw.zero or not _LARGEST_UNIT < raw.maximum < _LARGEST_BYTE + 0.5:
+    if not _are_pixels(raw):
         return f"its data were in [{raw.minimum:.4g}, {raw.maximum:.4g}], which are no pixels of 0 to 255"
     scale_and_offset = _one_for_all_channels(normalization)
     if scale_and_offset is None:

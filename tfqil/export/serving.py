@@ -100,7 +100,7 @@ class _Kernel(tf.Module):  # type: ignore[misc]
             return _host.with_channels_last(inner, tf.cast(codes, tf.float32) * self.step)  # Its own inverse.
 
         # Servers share resources of one name, so it says what is in it.
-        name = f"{_host.scope_name(inner.name)}_{_digest(stored, grid.step)}"
+        name = f"{_host.scope_name(inner.name)}_{_digest(stored, grid.step, np.array([bits, *grid.codes.shape]))}"
         self.values = _Loaded(product, layer.kernel.shape, name)
 
 

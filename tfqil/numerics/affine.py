@@ -66,8 +66,8 @@ def rounded_to_steps(inputs: tf.Tensor, step: tf.Tensor, *, bits: int) -> tf.Ten
 def quantize_affine(inputs: tf.Tensor, step: tf.Tensor, zero: tf.Tensor, *, bits: int) -> tf.Tensor:
     """Rounds a tensor to the levels s (k - z), k in [0, q].
 
-    Forward: s (clip(round(x / s), -z, q - z)). Gradient: 1 where x is between the ends of the grid (what is rounded
-    to them included), else 0; none in step and zero. Shapes: inputs any, step and zero scalars.
+    Forward: s (clip(round(x / s), -z, q - z)). Gradient: 1 where x is at most 0.499 steps beyond the ends of the
+    grid, else 0; none in step and zero. Shapes: inputs any, step and zero scalars.
     """
     levels = float(activation_levels(bits))
 

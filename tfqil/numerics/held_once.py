@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,13 @@ def held_once(function: Callable[..., Any], signature: Sequence[tf.TensorSpec] |
         function: computes its result from its arguments alone. Arguments that are not tensors are constants.
         signature: of the arguments, where tensors of several shapes shall share a graph.
     """
-    called: Callable[..., Any] = tf.function(
+    traced = tf.function(
         function, input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
     )
+
+    @functools.wraps(function)
+    def called(*arguments: Any) -> Any:
+        # Without a graph there is nothing to hold, and each shape would be traced.
+        return function(*arguments) if tf.executing_eagerly() else traced(*arguments)
+
     return called

@@ -12,7 +12,7 @@ from tfqil import _host
 from tfqil.numerics import adaptive_activation
 from tfqil.numerics.grid import activation_levels, check_bits
 from tfqil.numerics.ste import COARSE_DERIVATIVES, scale_gradient
-from tfqil.quantizers.base import ActivationQuantizer, Variables, add_observed_batches
+from tfqil.quantizers.base import ActivationQuantizer, Variables, add_observed_batches, check_limit
 from tfqil.quantizers.observation import Fit, Observation, initialize_on_first_batches
 
 # The least step: the runtime's multipliers stay in range.
@@ -69,6 +69,7 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
             is_number = isinstance(value, (int, float)) and math.isfinite(value) and value > 0
             if not is_number and not (name == "step_limit" and value is None):
                 raise ValueError(f"Got {name}={value!r}, expected a positive number: {default} is the authors'.")
+        check_limit(self.limit, zero_lower=self.zero_lower)
 
     @property
     def is_signed(self) -> bool:
@@ -80,8 +81,9 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
         return dataclasses.replace(self, zero_lower=True)
 
     def within(self, limit: float) -> AdaptiveActivationQuantizer:
-        """The same with a limit, if it rounds to nearest: with the ceil, the last level begins below it."""
-        return dataclasses.replace(self, limit=limit) if self.zero_lower else self
+        """The same with a limit, if it rounds to nearest (with the ceil, the last level begins below) and clips."""
+        clips = self.ste == "clipped_relu"  # Other estimators let a gradient pass that the clip of a ReLU6 would not.
+        return dataclasses.replace(self, limit=limit) if self.zero_lower and clips else self
 
     def after_rounding(self) -> AdaptiveActivationQuantizer:
         """The same with `zero_lower`: exact zeros, which are frequent there, lie on a rounding boundary of the ceil."""
@@ -119,7 +121,7 @@ class AdaptiveActivationQuantizer(ActivationQuantizer):
         super().take_over(variables, other, other_variables)
         if isinstance(other, AdaptiveActivationQuantizer):
             ratio = activation_levels(other.bits) / activation_levels(self.bits)
-            variables["step"].assign(self._valid(other_variables["step"]) * ratio)
+            variables["step"].assign(self._valid(other._valid(other_variables["step"]) * ratio))
 
     def fitted(self, observation: Observation) -> Fit:
         """The step from the root mean square of what was positive."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -60,6 +61,11 @@ class WeightQuantizer(_DataclassQuantizer, abc.ABC):
     def largest_code(self) -> int:
         """The largest magnitude of a code."""
         return max(1, weight_levels(self.bits))  # type: ignore[attr-defined]
+
+    @property
+    def code_count(self) -> int:
+        """How many different codes there can be: all up to the largest, of both signs, and 0."""
+        return 2 * self.largest_code + 1
 
     @abc.abstractmethod
     def codes(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
@@ -201,6 +207,20 @@ class ActivationQuantizer(_DataclassQuantizer, abc.ABC):
         """The levels that the network computes with when `training` is False."""
         step, zero, lower = (float(value) for value in self.step_zero_lower(variables))
         return ActivationGrid(step=step, bits=self.bits, zero=round(zero), lower=lower)  # type: ignore[attr-defined]
+
+
+def check_limit(limit: float | None, *, zero_lower: bool = True) -> None:
+    """Raises one sentence unless a limit is None, or a positive number for a grid that begins at 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if limit is None:
+        return
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit) or limit <= 0:
+        raise ValueError(f"Got limit={limit!r}, expected a positive number or None: 6.0 is that of a ReLU6.")
+    if not zero_lower:
+        raise ValueError(f"Got limit={limit!r} without zero_lower, expected both or none: pass zero_lower=True.")
 
 
 def _take_over(variables: Variables, others: Variables) -> None:

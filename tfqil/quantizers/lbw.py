@@ -52,6 +52,11 @@ class LBWWeightQuantizer(ProjectedWeightQuantizer):
         """2^(n-1)."""
         return int(2 ** (lbw.powers_of(self.bits, self._powers) - 1))
 
+    @property
+    def code_count(self) -> int:
+        """2 n + 1."""
+        return 2 * lbw.powers_of(self.bits, self._powers) + 1
+
     def project(self, kernel: tf.Tensor, channel_rank: int) -> tuple[tf.Tensor, tf.Tensor]:
         """The powers of two over the smallest one, and that one."""
         return lbw.project(kernel, channel_rank, bits=self.bits, mu=self.mu, powers=self._powers)

@@ -115,7 +115,8 @@ def initialize_on_first_batches(
     is_first = current["observed_batches"] < FIRST_BATCHES
 
     def fit() -> Fit:
-        return _fit_to_any_shape(quantizer)(tf.reshape(tf.cast(tf.stop_gradient(inputs), tf.float32), [-1]))
+        flat = tf.reshape(tf.cast(tf.stop_gradient(inputs), tf.float32), [-1])
+        return _fit_to_any_shape(quantizer)(flat)
 
     # The branches return values only: a branch cannot assign to a variable that replicas share, nor add them up.
     if _replicas() == 1:
@@ -133,7 +134,7 @@ def initialize_on_first_batches(
         variables[name].assign(value)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _fit_to_any_shape(quantizer: ActivationQuantizer) -> Callable[[tf.Tensor], Fit]:
     """What a batch, flattened, says of the variables; one graph for all tensors with equal quantizers."""
 

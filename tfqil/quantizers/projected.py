@@ -32,6 +32,11 @@ class BinaryWeightQuantizer(ProjectedWeightQuantizer):
         """1."""
         return 1
 
+    @property
+    def code_count(self) -> int:
+        """2: there is no 0."""
+        return 2
+
     def with_bits(self, bits: int) -> ProjectedWeightQuantizer:
         """The member of the family with another width."""
         return least_squares_weights(bits, self.per_channel)

@@ -18,6 +18,7 @@ from tfqil.quantizers.base import (
     Variables,
     WeightQuantizer,
     add_observed_batches,
+    check_limit,
 )
 from tfqil.quantizers.observation import Fit, Observation, initialize_on_first_batches
 
@@ -136,6 +137,7 @@ class QILActivationQuantizer(ActivationQuantizer):
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
+        check_limit(self.limit, zero_lower=self.zero_lower)
 
     @property
     def is_signed(self) -> bool:

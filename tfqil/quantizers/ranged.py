@@ -16,6 +16,7 @@ from tfqil.quantizers.base import (
     ProjectedWeightQuantizer,
     Variables,
     add_observed_batches,
+    check_limit,
 )
 from tfqil.quantizers.observation import Fit, Observation, averaged, range_over_replicas
 
@@ -91,6 +92,7 @@ class RangeActivationQuantizer(ActivationQuantizer):
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
+        check_limit(self.limit)
 
     @property
     def is_signed(self) -> bool:

@@ -63,6 +63,11 @@ class BinaryRelax(WeightQuantizer):
         """That of the inner quantizer."""
         return self.inner.largest_code
 
+    @property
+    def code_count(self) -> int:
+        """That of the inner quantizer."""
+        return self.inner.code_count
+
     def with_bits(self, bits: int) -> BinaryRelax:
         """The inner quantizer at another width, relaxed."""
         return BinaryRelax(self.inner.with_bits(bits))

@@ -14,7 +14,6 @@ import rich.text
 from tfqil import _host
 from tfqil.export.freeze import require_quantized
 from tfqil.numerics.grid import WeightGrid
-from tfqil.quantizers.code_count import code_count
 from tfqil.report import summary_table
 from tfqil.scheme.kinds import Kind, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
@@ -200,7 +199,7 @@ def _of_kernel(placement: Placement, layer: Any, calls: list[_host.Node], graph:
         grid=_codes(grid),
         steps=(float(grid.step.min()), float(grid.step.max())),
         codes_used=int(np.unique(grid.codes).size),
-        codes_possible=code_count(layer.weight_quantizer),
+        codes_possible=layer.weight_quantizer.code_count,
         weights=grid.codes.size,
         bytes=math.ceil(grid.codes.size * stored / 8),
         sparsity=float(np.mean(grid.codes == 0)),

@@ -97,11 +97,11 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
     @contextlib.contextmanager
     def computing_with(self, frozen: FrozenKernel) -> Iterator[None]:
         """Lets inference go without the kernel and the variables of its quantizer for a while."""
-        self._frozen = frozen
+        before, self._frozen = self._frozen, frozen
         try:
             yield
         finally:
-            self._frozen = None
+            self._frozen = before
 
     def grid(self) -> WeightGrid:
         """The integers and steps of the kernel, its output channels on the last axes.
@@ -137,7 +137,7 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         del mask
         if _host.is_inferring_shapes():
             return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)
-        quantized = self.quantized(self.kernel, training) if self.frozen is None else self.frozen.values
+        quantized = self.frozen.values if self.frozen and not training else self.quantized(self.kernel, training)
         with _host.kernel_replaced(self.layer, tf.cast(quantized, self.layer.compute_dtype)):
             # The layer itself, not its `call`: it casts its inputs and its bias as its own policy says.
             return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)

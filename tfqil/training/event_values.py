@@ -32,7 +32,8 @@ def write_histogram(tag: str, buckets: NDArray[np.float64], step: int) -> None:
 
 def value_buckets(values: NDArray[Any]) -> NDArray[np.float64]:
     """30 buckets of equal width from the smallest to the largest of finite values."""
-    counts, edges = np.histogram(values, bins=_BINS)
+    # In float64: between neighbouring numbers of float32 there is no room for so many ends.
+    counts, edges = np.histogram(np.asarray(values, np.float64), bins=_BINS)
     return np.stack([edges[:-1], edges[1:], counts], axis=-1).astype(np.float64)
 
 

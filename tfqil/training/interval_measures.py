@@ -11,7 +11,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfqil import _host
-from tfqil.quantizers.code_count import code_count
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 
 # What variables of quantizers are called where a person reads them.
@@ -74,8 +73,8 @@ class Measures:
     def scalars(self) -> dict[str, float]:
         """All numbers by name: the parameters, of channels the means, and what is measured."""
         return {
-            "step": float(np.mean(self.step)),
             **means(self.parameters),
+            "step": float(np.mean(self.step)),
             "pruning_ratio": self.pruning_ratio,
             "clipped_share": self.clipped_share,
             "quantization_error": self.error,
@@ -96,7 +95,8 @@ def parameters_of(layer: QuantizedLayer | QuantizeActivation) -> dict[str, NDArr
         if hasattr(value, "dtype") and value.dtype.is_floating
     }
     if isinstance(layer, QuantizeActivation):
-        found.setdefault("step", np.asarray(layer.grid().step, np.float32))
+        step = layer.grid().step * float(layer.quantizer.normalizer(layer.quantizer_variables))
+        found.setdefault("step", np.asarray(step, np.float32))
     return found
 
 
@@ -120,7 +120,7 @@ def of_kernel(layer: QuantizedLayer) -> Measures:
         step=np.asarray(step),
         lower=0.0,
         code_range=(-largest, largest),
-        code_count=code_count(quantizer),
+        code_count=quantizer.code_count,
         clipped_share=_share_outside(values, step, (-largest, largest)),
         error=_relative_error(values, grid.codes * step),
     )

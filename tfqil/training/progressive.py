@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfqil import _host
+from tfqil.quantizers import ActivationQuantizer
 from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.float_twin import float_twin
 from tfqil.scheme.kinds import Kind, kind_of
@@ -111,7 +112,12 @@ def _take_over(placed: Any, q_model: Any, *, keep_all: bool) -> None:
                 layer.quantizer_variables, source.weight_quantizer, source.quantizer_variables
             )
         elif isinstance(layer, QuantizeActivation) and isinstance(source, QuantizeActivation):
-            if not keep_all and layer.quantizer != source.quantizer:
+            if not keep_all and layer.quantizer != _with_limit_of(layer.quantizer, source.quantizer):
                 continue
             for site in range(min(layer.sites, source.sites)):
                 layer.quantizer.take_over(layer.site_variables(site), source.quantizer, source.site_variables(site))
+
+
+def _with_limit_of(quantizer: ActivationQuantizer, source: ActivationQuantizer) -> ActivationQuantizer:
+    """A quantizer with the limit of another one: models of before limits existed have none."""
+    return source if quantizer.limit is None else source.within(quantizer.limit)
