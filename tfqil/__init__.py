@@ -16,6 +16,8 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
     from tfqil.export.metadata import read_metadata
     from tfqil.export.serving import export_saved_model
     from tfqil.export.verify import verify
+    from tfqil.report.bits import suggest_bits
+    from tfqil.report.sensitivity import sensitivity
     from tfqil.report.summary import summary
     from tfqil.scheme.config import BCGDQuantizeConfig, LBWQuantizeConfig, LowBitQuantizeConfig, QILQuantizeConfig
     from tfqil.scheme.keras3 import from_keras3
@@ -49,6 +51,8 @@ if typing.TYPE_CHECKING or not _IS_COMMAND:
         "quantizers",
         "read_metadata",
         "reestimate_norms",
+        "sensitivity",
+        "suggest_bits",
         "summary",
         "verify",
         "with_bits",
