@@ -102,7 +102,7 @@ def test_the_files_as_a_whole_are_timed_alone_on_request(tiny_file, capsys):
 def test_an_operator_that_does_not_run_alone_has_no_time():
     loop = OperatorTime(name="WHILE", result="state", kernels="builtin", seconds=None)
     dense = OperatorTime(name="FULLY_CONNECTED", result="y", kernels="xnnpack", seconds=2e-6)
-    entry = benchmark.Operators(file="a", operators=[loop, dense], delegated=1, partitions=1)
+    entry = benchmark.Operators(file="a", operators=[loop, dense], partitions=1)
     table, sentence = benchmark.render_operators(entry)
     first, second = zip(*([cell.plain for cell in column.cells] for column in table.columns), strict=True)
     assert first == ("WHILE", "state", "builtin", "-", "-")

@@ -47,14 +47,17 @@ class Operators:
     Attributes:
         file: its name.
         operators: in the order of the file; seconds of each alone.
-        delegated: how many of them XNNPACK takes.
-        partitions: in how many connected parts.
+        partitions: in how many connected parts XNNPACK takes those that it takes.
     """
 
     file: str
     operators: Sequence[OperatorTime]
-    delegated: int
     partitions: int
+
+    @property
+    def delegated(self) -> int:
+        """How many operators XNNPACK takes."""
+        return sum(entry.kernels == "xnnpack" for entry in self.operators)
 
     @property
     def total(self) -> float:
@@ -95,11 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def operators_of(name: str, content: bytes, *, threads: int, runs: int) -> Operators:
     """Times the operators of a file that runs."""
-    operators = operator_times(content, threads=threads, repeats=runs)
     return Operators(
         file=name,
-        operators=operators,
-        delegated=sum(entry.kernels == "xnnpack" for entry in operators),
+        operators=operator_times(content, threads=threads, repeats=runs),
         partitions=runtime.delegate_partitions(content),
     )
 
@@ -128,7 +129,7 @@ def to_dict(timings: Sequence[Timing], operators: Sequence[Operators], *, thread
         "threads": threads,
         "unit": "seconds",
         "files": [dataclasses.asdict(timing) for timing in timings],
-        "operators": [dataclasses.asdict(entry) for entry in operators],
+        "operators": [{**dataclasses.asdict(entry), "delegated": entry.delegated} for entry in operators],
     }
 
 

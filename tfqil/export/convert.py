@@ -22,7 +22,7 @@ from tfqil.export.inspect import FileReport, inspect, read_leftovers
 from tfqil.export.layers import IntegerPixels, IntegerQuantize
 from tfqil.export.lower import Lowering
 from tfqil.export.metadata import Normalization, labels_by_output, normalization_of, with_metadata
-from tfqil.export.new_path import require_new_path
+from tfqil.export.new_path import require_new_path, written_whole
 from tfqil.export.pack import STORAGES, pack
 from tfqil.export.pixels import normalized_inputs
 from tfqil.export.signature import order_like, signature_names
@@ -144,7 +144,8 @@ def convert(
             _require_equal(q_model, lowering, plain, tflite, report, examples)
     tflite = _described(tflite, plain, lowering, labels_of_outputs, given, own)
     if path is not None:
-        _write(tflite, pathlib.Path(path))
+        with written_whole(pathlib.Path(path)) as partial:
+            partial.write_bytes(tflite)
     return tflite
 
 
@@ -342,13 +343,3 @@ def _random_inputs(plain: Any, lowering: Lowering) -> list[np.ndarray] | None:
         else:
             return None  # Words of a vocabulary, or values of a layer that may be defined for few.
     return examples
-
-
-def _write(content: bytes, path: pathlib.Path) -> None:
-    """Writes a new file in one step: it is whole, or it is not there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfqil.export import flatbuffer, metadata_tables
-from tfqil.export.edges import read_edges
+from tfqil.export.edges import Edge, read_edges
 from tfqil.export.inspect import read_content
 from tfqil.export.metadata_tables import COLOR_SPACES, ModelTable, TensorTable
 
@@ -125,25 +125,22 @@ def read_metadata(tflite: bytes | str | os.PathLike[str]) -> FileMetadata:
         name=table.name,
         inputs=tuple(
             InputMetadata(
-                name=edge.name,
-                stored=edge.stored,
-                scale=edge.scale,
-                zero_point=edge.zero_point,
-                normalization=Normalization(mean=entry.mean, std=entry.std) if entry.mean else None,
+                **_of(edge), normalization=Normalization(mean=entry.mean, std=entry.std) if entry.mean else None
             )
             for edge, entry in zip(inputs, table.inputs, strict=True)
         ),
         outputs=tuple(
             OutputMetadata(
-                name=edge.name,
-                stored=edge.stored,
-                scale=edge.scale,
-                zero_point=edge.zero_point,
-                labels=_labels(content, entry.label_file, edge.shape) if entry.label_file else (),
+                **_of(edge), labels=_labels(content, entry.label_file, edge.shape) if entry.label_file else ()
             )
             for edge, entry in zip(outputs, table.outputs, strict=True)
         ),
     )
+
+
+def _of(edge: Edge) -> dict[str, Any]:
+    """What an input and an output say alike."""
+    return {name: getattr(edge, name) for name in ("name", "stored", "scale", "zero_point")}
 
 
 def has_metadata(tflite: bytes) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 
 
 def require_new_path(path: pathlib.Path) -> None:
@@ -17,3 +21,18 @@ def require_new_path(path: pathlib.Path) -> None:
         raise FileNotFoundError(
             f"Got the path {str(path)!r}, expected one in an existing folder: create {str(path.parent)!r} first."
         )
+
+
+@contextlib.contextmanager
+def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path beside a new one to write a file or a folder at; it becomes the new one when all went well.
+
+    Nothing is left of it otherwise. Two that write the same path at a time do not meet.
+    """
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        partial = folder / path.name
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

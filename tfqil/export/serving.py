@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from tfqil import _host
 from tfqil.export.flatbuffer import pack_integers
 from tfqil.export.freeze import require_calibrated, require_quantized
-from tfqil.export.new_path import require_new_path
+from tfqil.export.new_path import require_new_path, written_whole
 from tfqil.export.signature import output_names, signature_names
 from tfqil.numerics.grid import WeightGrid
 from tfqil.scheme.accumulator import TrainedStep, trained_step
@@ -48,12 +47,8 @@ def export_saved_model(q_model: Any, path: str | os.PathLike[str], *, jit_compil
     folder = pathlib.Path(path)
     require_new_path(folder)
     module, signature = _served(q_model, jit_compile=jit_compile)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    try:
+    with written_whole(folder) as partial:
         tf.saved_model.save(module, str(partial), signatures={_SIGNATURE: signature})
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _served(q_model: Any, *, jit_compile: bool) -> tuple[tf.Module, Any]:

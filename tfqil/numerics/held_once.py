@@ -13,7 +13,7 @@ def held_once(function: Callable[..., Any], signature: Sequence[tf.TensorSpec] |
     """A function of tensors that becomes one operator of a graph, a call, wherever it is used.
 
     Networks have a hundred intervals, each with some dozen operators on scalars: written out they take long to trace,
-    and each takes tens of kilobytes, more than what they compute with.
+    and more memory than what they compute with.
 
     Args:
         function: computes its result from its arguments alone. Arguments that are not tensors are constants.

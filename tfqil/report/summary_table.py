@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import rich.table
-import rich.text
+
+from tfqil.report.tables import add_row, empty_table
 
 if TYPE_CHECKING:
     from tfqil.report.summary import LayerSummary
@@ -43,25 +44,15 @@ def cells(row: LayerSummary) -> dict[str, str]:
 
 def table(rows: Sequence[LayerSummary], *, everything: bool) -> rich.table.Table:
     """The rows in color: kernels, dimmed tensors, and what stays in float; with `everything` all, with reasons."""
-    made = rich.table.Table()
-    for heading, justify in _COLUMNS.items():
-        made.add_column(
-            _TITLES.get(heading, heading),
-            justify="right" if justify == "right" else "left",
-            no_wrap=justify == "right",
-            overflow="fold",
-        )
-    if everything:
-        made.add_column("reason", overflow="fold")
+    columns = {**_COLUMNS, "reason": "left"} if everything else _COLUMNS
+    made = empty_table({_TITLES.get(heading, heading): justify for heading, justify in columns.items()})
     left_out = 0
     for row in rows:
         if not everything and row.placement.role not in _SHOWN_ROLES:
             left_out += 1
             continue
         texts = {heading: "" if text == "-" else text for heading, text in cells(row).items()}
-        shown = [texts[heading] for heading in _COLUMNS] + ([texts["reason"]] if everything else [])
-        # As Text: names of layers may hold brackets, which rich would read as markup.
-        made.add_row(*map(rich.text.Text, shown), style=_style(row))
+        add_row(made, (texts[heading] for heading in columns), _style(row))
     if left_out:
         made.caption = f"{left_out} more layers have no grid of their own"
     return made

@@ -6,6 +6,7 @@ import math
 import numbers
 from typing import Any
 
+import tensorflow as tf
 from absl import logging
 
 from tfqil import _host
@@ -144,11 +145,12 @@ class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
     def _assign(self, strength: float) -> None:
         for variable in self._variables:
             variable.assign(strength)
-        self._strength = self._current()
+        # Beyond float32, the variable is infinite.
+        self._strength = math.inf if strength > tf.float32.max else strength
 
     def _require_own_strength(self) -> None:
         found = self._current()
-        if found != self._strength:
+        if self._strength is not None and not _same(found, self._strength):
             raise ValueError(
                 f"Got lambda={found:g} where this schedule has set {self._strength:g}, expected one schedule: leave "
                 "one BinaryRelaxSchedule in the callbacks, and nothing else that sets lambda."
@@ -158,7 +160,7 @@ class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
         found = self._current()
         # Lambda is infinite in a new model too.
         is_new = math.isinf(found) and self._step() == 0
-        if found > strength and not is_new and not math.isclose(found, strength, rel_tol=1e-6):
+        if found > strength and not is_new and not _same(found, strength):
             logging.warning(
                 "This training sets lambda back from %g, which the model has been trained to, to %g, as if epoch %d "
                 "were resumed a second time: to go on, pass the number of epochs that are done as initial_epoch to "
@@ -167,3 +169,8 @@ class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
                 strength,
                 epoch,
             )
+
+
+def _same(found: float, strength: float) -> bool:
+    """Whether a float32 variable has the value of a schedule."""
+    return math.isclose(found, strength, rel_tol=1e-6)
