@@ -165,10 +165,12 @@ def range_over_replicas(inputs: tf.Tensor, *, signed: bool) -> Fit:
     ends = {"maximum": tf.reduce_max(inputs)}
     if signed:
         ends["minimum"] = -tf.reduce_min(inputs)
-    largest = {name: tf.maximum(tf.cast(end, tf.float32), 0.0) for name, end in ends.items()}
+    # The largest of no numbers is -inf, which must not become 0 before it is seen that no replica has any.
+    largest = {name: tf.cast(end, tf.float32) for name, end in ends.items()}
     if _replicas() > 1:
         parts = tf.stack(list(largest.values()))[tf.newaxis]
         gathered = tf.distribute.get_replica_context().all_gather(parts, axis=0)
         largest = dict(zip(largest, tf.unstack(tf.reduce_max(gathered, axis=0), num=len(largest)), strict=True))
     valid = tf.math.is_finite(tf.add_n(list(largest.values())))
+    largest = {name: tf.maximum(end, 0.0) for name, end in largest.items()}
     return Fit({name: -end if name == "minimum" else end for name, end in largest.items()}, valid)
