@@ -27,7 +27,7 @@ class LowBitQuantizeConfig(tfmot.quantization.keras.QuantizeConfig):  # type: ig
 
     A layer multiplies its quantized kernel by its quantized inputs, so a config names both operands. Under
     `LowBitScheme` the activation quantizer is placed where the input tensor is produced, if all its readers ask for
-    the same one, else between the tensor and the readers that do (README, "Where quantizers go").
+    the same one, else between the tensor and the readers that do (docs/placement.md).
 
     Args:
         weights: a `WeightQuantizer`; None leaves the kernel in float.
