@@ -18,6 +18,7 @@ import tensorflow as tf
 import tensorflow_model_optimization  # noqa: F401  (selects tf_keras as the Keras of TFMOT)
 import tf_keras as keras
 from tf_keras.src.layers.core import tf_op_layer
+from tf_keras.src.utils import control_flow_util
 
 Layer = keras.layers.Layer
 Model = keras.Model
@@ -386,6 +387,27 @@ def require_same_scope(layer: Any) -> None:
         raise ValueError(
             f"Got the layer {layer.name!r}, which was quantized outside of the scope of the {type(strategy).__name__} "
             "that trains it, expected the same: build, quantize and compile the model inside `with strategy.scope():`."
+        )
+
+
+def require_no_xla_of_cpus(*, training: bool) -> None:
+    """Raises one sentence where XLA would compile a step that several CPUs take together, which it cannot do.
+
+    Inference needs no exchange between workers: there the CPUs of one process count.
+
+    Raises:
+        ValueError: `jit_compile=True` in a strategy of several CPUs.
+    """
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1 or tf.distribute.in_cross_replica_context():
+        return
+    devices = strategy.extended.worker_devices
+    count = strategy.num_replicas_in_sync if training else len(devices)
+    on_cpus = all(tf.DeviceSpec.from_string(device).device_type == "CPU" for device in devices)
+    if count > 1 and on_cpus and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        raise ValueError(
+            f"Got jit_compile=True in a {type(strategy).__name__} of {count} CPUs, expected a step without XLA, which "
+            "compiles none of several CPUs, whatever the model: compile the model without jit_compile there."
         )
 
 

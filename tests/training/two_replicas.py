@@ -1,7 +1,7 @@
 """Trains quantized models on two replicas; run by `test_replicas` as a process of its own.
 
 The devices must be there before TensorFlow starts. Prints "equal" if all kernels and grids of both replicas are equal,
-and a model from outside of the scope is refused.
+and a model from outside of the scope and one compiled with XLA are refused.
 """
 
 import numpy as np
@@ -28,6 +28,12 @@ def main() -> None:
         for layer in q_model.layers:
             counter = getattr(layer, "quantizer_variables", {}).get("observed_batches")
             assert counter is None or int(counter.numpy()) == 4, layer.name
+    with strategy.scope():
+        q_model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=True)
+    message = "Got jit_compile=True in a MirroredStrategy of 2 CPUs, expected a step without XLA"
+    for step in (q_model.fit, q_model.evaluate):
+        with pytest.raises(ValueError, match=message):
+            step(images, labels, batch_size=16, verbose=0)
     require_silent_replicas_do_not_count(strategy)
     q_model = tfqil.quantize_model(networks.tiny(), tfqil.QILQuantizeConfig(4, 4))
     q_model.compile("sgd", "sparse_categorical_crossentropy")

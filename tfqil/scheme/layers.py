@@ -247,6 +247,7 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
     def _computed(self, inputs: Any, training: Any, site: int, operands: Any) -> tf.Tensor:
         if _host.is_inferring_shapes():
             return tf.cast(inputs, tf.float32)
+        _host.require_no_xla_of_cpus(training=bool(training))
         if not training:
             return self._inferred(inputs, site, operands)
         _host.require_same_scope(self)
