@@ -89,6 +89,14 @@ def test_saved_weights_return_to_a_new_model(trained, name, tmp_path):
     require_same(trained, again)
 
 
+def test_a_checkpoint_of_another_method_is_not_taken_as_complete(trained, tmp_path):
+    trained.save_weights(str(tmp_path / "checkpoint"))
+    other = tfqil.quantize_model(networks.tiny(), tfqil.BCGDQuantizeConfig(3, 2))
+    loaded = other.load_weights(str(tmp_path / "checkpoint"))
+    with pytest.raises(AssertionError, match="activation_step"):  # Keras is silent about what it does not find.
+        loaded.assert_existing_objects_matched()
+
+
 def test_a_fresh_process_needs_only_the_import(trained, tmp_path):
     for name in FORMATS.values():
         trained.save(tmp_path / name)
