@@ -1,6 +1,6 @@
 """Runs training steps that xla_step.py has written, on the first device of JAX, and times them. Needs no TensorFlow.
 
-    pip install jax  # Or jax[cuda12] where there is a GPU.
+    pip install jax  # Or jax[cuda12] where there is a GPU. Tried with JAX 0.10.2, whose internals this reaches for.
     python run_xla_step.py steps/*.npz
 
 The files take turns, a step each. The variables stay on the device, as those of a training do, so that only the loss is
@@ -13,13 +13,18 @@ import argparse
 import pathlib
 import statistics
 import time
+import zipfile
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax._src.interpreters import mlir
-from jax._src.lib import xla_client
-from jaxlib.mlir.dialects import stablehlo
+
+try:
+    import jax
+    import jax.numpy as jnp
+    from jax._src.interpreters import mlir
+    from jax._src.lib import xla_client
+    from jaxlib.mlir.dialects import stablehlo
+except ImportError as error:  # The arguments are checked, and --help answers, without it.
+    jax, missing = None, str(error)
 
 
 class Step:
@@ -51,12 +56,29 @@ class Step:
         return float(np.asarray(loss))
 
 
+def require_usable(arguments: argparse.Namespace) -> None:
+    """Ends with one sentence where an argument, or JAX, is not as it has to be."""
+    if arguments.steps < 1:
+        raise SystemExit(f"Got --steps={arguments.steps}, expected at least 1: give the number of steps to time.")
+    for path in arguments.files:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (OSError, zipfile.BadZipFile):
+            names = []
+        if not {"program.npy", "written.npy", "losses.npy"} <= set(names):
+            raise SystemExit(f"Got {str(path)!r}, expected an archive of a training step: write one with xla_step.py.")
+    if jax is None:
+        raise SystemExit(f"Got no usable JAX ({missing}), expected version 0.10.2 or one like it: pip install jax.")
+
+
 def main() -> None:
     """Prints a line per file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=pathlib.Path, help="of xla_step.py")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each file")
     arguments = parser.parse_args()
+    require_usable(arguments)
     jax.config.update("jax_enable_x64", True)  # The optimizer's count of steps is an int64.
     steps = {path: Step(path) for path in arguments.files}
     losses = {path: [step() for _ in step.expected] for path, step in steps.items()}
