@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 import tf_keras as keras
@@ -19,7 +20,22 @@ CONFIGS = {
     "qil": tfqil.QILQuantizeConfig(3, 2, per_channel=True, train_gamma=True),
     "lbw": tfqil.LBWQuantizeConfig(4, 8),
     "bcgd": tfqil.BCGDQuantizeConfig(1, 4, relax=True),
+    "relu6": tfqil.QILQuantizeConfig(3, 3),
 }
+
+
+def network(method: str) -> Any:
+    """The float model that a method is stored of; "relu6" has tensors that a ReLU6 clips."""
+    if method != "relu6":
+        return networks.randomize_norms(networks.tiny())
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(3, 3, strides=2, use_bias=False, name="stem")(inputs)
+    x = layers.BatchNormalization(gamma_initializer=keras.initializers.Constant(24.0), name="norm")(x)
+    x = layers.ReLU(6.0, name="relu")(x)
+    x = layers.Conv2D(4, 1, kernel_initializer=keras.initializers.VarianceScaling(9.0), name="pointwise")(x)
+    x = layers.Flatten(name="flatten")(layers.ReLU(6.0, name="last_relu")(x))
+    return keras.Model(inputs, layers.Dense(networks.CLASSES, activation="softmax", name="last")(x), name="six")
 
 
 def main() -> None:
@@ -30,7 +46,7 @@ def main() -> None:
     expected = {}
     for method, config in CONFIGS.items():
         keras.utils.set_random_seed(0)
-        q_model = tfqil.calibrate(tfqil.quantize_model(networks.randomize_norms(networks.tiny()), config), images)
+        q_model = tfqil.calibrate(tfqil.quantize_model(network(method), config), images)
         optimizer = tfqil.optimizers.BlendedOptimizer(keras.optimizers.SGD(0.01, momentum=0.9), q_model)
         q_model.compile(tfqil.optimizers.IntervalRateOptimizer(optimizer), "sparse_categorical_crossentropy")
         q_model.fit(images, labels, batch_size=16, verbose=0)
