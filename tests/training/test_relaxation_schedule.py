@@ -350,12 +350,20 @@ def test_a_lambda_that_falls_back_is_warned_of(warned):
     schedule = BinaryRelaxSchedule(1.0, 2.0, exact_from_epoch=3)
     fit(model, 4, callbacks=[schedule])
     assert not warned
+    compiled(model)  # A new optimizer has counted no steps.
     fit(model, 4, callbacks=[schedule])
     assert len(warned) == 1
     assert (
         "sets lambda back from inf, which the model has been trained to, to 1, as if epoch 0 were resumed" in warned[0]
     )
     assert "initial_epoch" in warned[0]
+
+
+def test_a_schedule_after_a_training_without_one_is_not_warned_of(warned):
+    model = compiled(relaxed())
+    fit(model, 1)
+    fit(model, 2, callbacks=[BinaryRelaxSchedule(exact_from_epoch=1)])
+    assert not warned
 
 
 def test_an_epoch_that_is_resumed_twice_is_warned_of(warned):

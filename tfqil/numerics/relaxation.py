@@ -19,7 +19,7 @@ def relax(weights: tf.Tensor, quantized: tf.Tensor, strength: tf.Tensor) -> tf.T
     Gradient: with theta = lambda / (1 + lambda), 1 - theta in w and theta in P(w). A projection that passes its own
     gradient straight through thus hands the gradient at x to w unchanged, as the paper's training does; learned
     intervals in P get theta times theirs.
-    Shapes and units: weights and quantized alike; lambda a scalar >= 0.
+    Shapes and units: weights and quantized alike; lambda a scalar >= 0, or infinite of either sign.
     Reference: BinaryRelax, phases I and II.
     """
     exact = tf.math.is_inf(strength)

@@ -22,8 +22,9 @@ class BinaryRelax(WeightQuantizer):
     Forward: (w + lambda Q(w)) / (1 + lambda) in training, Q(w) when lambda is infinite and at inference, always.
     Gradient: that of the interpolation, Q being passed as its own quantizer does: to w it is the gradient at the
         relaxed weights, unchanged, if Q passes it straight through (`numerics.relaxation.relax`).
-    Shapes and units: lambda is a scalar without units, a variable that is not trained. It is infinite until a
-        `tfqil.callbacks.BinaryRelaxSchedule` sets it: without one, training is the inner quantizer's own.
+    Shapes and units: lambda is a scalar without units, a variable that is not trained. It is minus infinity, which is
+        as exact, until a `tfqil.callbacks.BinaryRelaxSchedule` sets it: without one, training is the inner quantizer's
+        own.
     Raises: TypeError if `inner` is no weight quantizer; ValueError if it is a BinaryRelax, or normalizes its output to
         another scale than the weights have.
     Reference: Yin et al., BinaryRelax (arXiv 1801.06313).
@@ -78,7 +79,7 @@ class BinaryRelax(WeightQuantizer):
         variables["relaxation"] = layer.add_weight(
             name=f"{name}_relaxation",
             shape=(),
-            initializer=tf.constant_initializer(math.inf),
+            initializer=tf.constant_initializer(-math.inf),
             trainable=False,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )

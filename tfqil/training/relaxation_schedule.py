@@ -157,10 +157,8 @@ class BinaryRelaxSchedule(_host.Callback):  # type: ignore[misc, name-defined]
             )
 
     def _warn_of_falling_back(self, strength: float, epoch: int) -> None:
-        found = self._current()
-        # Lambda is infinite in a new model too.
-        is_new = math.isinf(found) and self._step() == 0
-        if found > strength and not is_new and not _same(found, strength):
+        found = self._current()  # Minus infinity in a model that no schedule has trained.
+        if found > strength and not _same(found, strength):
             logging.warning(
                 "This training sets lambda back from %g, which the model has been trained to, to %g, as if epoch %d "
                 "were resumed a second time: to go on, pass the number of epochs that are done as initial_epoch to "
