@@ -299,6 +299,28 @@ def test_channels_that_have_closed_are_counted(tmp_path, warnings):
     assert len(warnings) == 1 and "(3 of 16 channels)" in warnings[0]
 
 
+def test_dead_channels_are_counted_once_in_every_training(tmp_path, warnings):
+    model = network(QILWeightQuantizer(bits=3, per_channel=True))
+    layer = quantized_layers(model)[0]
+    for name, dead in (("center", [9.0, 9.0, 2e-5]), ("half_width", [1.0, 1.0, 2e-5])):  # Two prune, one clips.
+        variable = layer.quantizer_variables[name]
+        variable.assign([*dead, *variable.numpy()[3:]])
+    kernel = layer.kernel.numpy()
+    kernel[:, 3] = 0.0  # Not by its interval.
+    layer.kernel.assign(kernel)
+    model.compile(keras.optimizers.SGD(0.0), two_layers.LOSS)
+    logger = IntervalLogger(tmp_path)
+    for trainings in (1, 2):
+        fit(model, 2, callbacks=[logger])
+        assert len(warnings) == trainings
+    assert warnings[0] == warnings[1]
+    assert warnings[0].startswith("Got 3 of 16 channels in the weights of layer 'hidden_0' whose codes are all 0, or")
+    assert warnings[0].endswith("(tfqil.optimizers.IntervalRateOptimizer).")
+    layer.initialize()
+    fit(model, callbacks=[logger])
+    assert not [warning for warning in warnings[2:] if "whose codes" in warning]
+
+
 def test_one_code_alone_and_weights_that_are_zero_are_told_apart(tmp_path, warnings):
     model = network(BinaryWeightQuantizer(), QILWeightQuantizer(bits=3))
     first, second = quantized_layers(model)

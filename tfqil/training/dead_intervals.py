@@ -18,7 +18,8 @@ _SLOWER = "let intervals learn slower than weights (tfqil.optimizers.IntervalRat
 def complaints(layer: QuantizedLayer | QuantizeActivation, measures: Measures) -> dict[str, str]:
     """What is wrong with a tensor as it is quantized: kind -> sentence with the layer and the remedy.
 
-    Kinds: "zeros" (99 of 100 codes are 0), "one code", "clipped" (99 of 100 values lie beyond the outermost level).
+    Kinds: "zeros" (99 of 100 codes are 0), "one code", "clipped" (99 of 100 values lie beyond the outermost level);
+    without these "channels" (intervals of channels that prune or clip all).
     """
     if measures.values.size < 2:
         return {}
@@ -33,6 +34,13 @@ def complaints(layer: QuantizedLayer | QuantizeActivation, measures: Measures) -
         found["clipped"] = (
             f"Got {measures.clipped_share:.1%} of {what} beyond the outermost level, expected an interval around them: "
             f"{_remedy(layer)}."
+        )
+    dead = measures.dead_channels
+    # A channel of one weight has nothing in between.
+    if not found and dead is not None and dead.any() and measures.values.size > dead.size:
+        found["channels"] = (
+            f"Got {dead.sum()} of {dead.size} channels in {what} whose codes are all 0, or whose weights all lie "
+            f"beyond the outermost level, expected intervals around them: {_remedy(layer)}."
         )
     return found
 

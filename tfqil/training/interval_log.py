@@ -33,8 +33,9 @@ class IntervalLogger(_host.Callback):  # type: ignore[misc, name-defined]
     Values are written at the end of each epoch; the step is the epoch that Keras counts. With `every_batches`, also
     after so many batches of an epoch; the step is then the optimizer's count. Both go on where a training resumes.
 
-    A dead interval (99 % zero codes, one code only, 99 % clipped, a half-width at its least value) and a broken kernel
-    are warned of, once per layer and kind, with the remedy. List a `BinaryRelaxSchedule` first.
+    A dead interval (99 % zero codes, one code only, 99 % clipped, a half-width at its least value; of a channel, all of
+    its codes 0 or its weights clipped) and a broken kernel are warned of, once per training, layer and kind, with the
+    remedy. List a `BinaryRelaxSchedule` first.
 
     Args:
         log_dir: the folder of the event files; it is made where it is missing. Runs may share one to go on in it.
@@ -79,6 +80,7 @@ class IntervalLogger(_host.Callback):  # type: ignore[misc, name-defined]
         if self.samples is not None:
             _host.require_functional(self.model)
             self._inputs = input_tensors(self.model, self.samples, _SAMPLES)
+        self._warned.clear()
         self._close()
         # Of several workers, the first one writes. The others measure too: what replicas share is read together.
         if self.model.distribute_strategy.extended.should_save_summary:

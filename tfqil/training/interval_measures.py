@@ -70,6 +70,19 @@ class Measures:
         center = self.parameters.get("center", half_width)
         return float(center - half_width), float(center + half_width)
 
+    @property
+    def dead_channels(self) -> NDArray[np.bool_] | None:
+        """Which channels have intervals of their own that are dead; None where one interval is that of all.
+
+        A dead one makes zeros of weights that are not, or has all weights beyond its outermost level.
+        """
+        half_width = self.parameters.get("half_width")
+        if half_width is None or not half_width.ndim:
+            return None
+        axes = tuple(range(self.values.ndim - half_width.ndim))
+        pruned = np.all(self.codes == 0, axes) & np.any(self.values != 0, axes)
+        return pruned | np.all(_outside(self.values, self.step, self.code_range), axes)
+
     def scalars(self) -> dict[str, float]:
         """All numbers by name: the parameters, of channels the means, and what is measured."""
         return {
@@ -121,7 +134,7 @@ def of_kernel(layer: QuantizedLayer) -> Measures:
         lower=0.0,
         code_range=(-largest, largest),
         code_count=quantizer.code_count,
-        clipped_share=_share_outside(values, step, (-largest, largest)),
+        clipped_share=float(np.mean(_outside(values, step, (-largest, largest)))),
         error=_relative_error(values, grid.codes * step),
     )
 
@@ -172,15 +185,15 @@ def _of_tensor(layer: QuantizeActivation, values: NDArray[np.float32], outputs: 
         lower=grid.lower,
         code_range=code_range,
         code_count=grid.highest + 1,
-        clipped_share=_share_outside(left, step, code_range),
+        clipped_share=float(np.mean(_outside(left, step, code_range))),
         error=_relative_error(left, outputs * np.float32(normalizer)),
     )
 
 
-def _share_outside(values: NDArray[np.float32], step: NDArray[np.float32], code_range: tuple[int, int]) -> float:
+def _outside(values: NDArray[np.float32], step: NDArray[np.float32], code_range: tuple[int, int]) -> NDArray[np.bool_]:
     # Where the largest value sets the step, rounding may put it an ulp or two beyond its level.
     lowest, highest = (step * np.float32(code * (1 + 1e-6)) for code in code_range)
-    return float(np.mean((values < lowest) | (values > highest)))
+    return (values < lowest) | (values > highest)
 
 
 def _relative_error(values: NDArray[Any], quantized: NDArray[Any]) -> float:
