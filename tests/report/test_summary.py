@@ -153,6 +153,7 @@ def test_rich_prints_kernels_tensors_and_totals(q_model):
         assert f" {cell} " in line, cell
     assert "quantize_one_a_relu" in text and "one_a_bn" not in text
     assert "more layers have no grid of their own" in text
+    assert "bytes: of the codes, at 2, 4 or 8 bits each; those of a file depend on its storage" in text
     for line in report.totals_in_words():
         assert line in text
 
@@ -164,6 +165,13 @@ def test_with_everything_the_table_has_all_layers_and_reasons(q_model):
         (line,) = [line for line in text.splitlines() if line.startswith(f"│ {row.placement.layer} ")]
         assert row.placement.reason.split()[0] in line
     assert "more layers" not in text
+
+
+def test_rules_that_matched_no_layer_are_named_in_every_form():
+    config = tfqil.QILQuantizeConfig(4, 8)
+    report = tfqil.summary(three_layers.quantized(tfqil.LowBitScheme(config, rules={"nobody": config})))
+    for text in (str(report), printed(report)):
+        assert "Rules that matched no layer: 'nobody'." in text
 
 
 def test_names_with_brackets_are_shown_as_they_are():

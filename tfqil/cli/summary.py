@@ -28,5 +28,6 @@ def run(arguments: argparse.Namespace) -> int:
         unmatched = {"unmatched_rules": list(report.unmatched_rules)}
         console.print_json({"layers": report.to_dict(), "totals": report.totals(), **unmatched})
     else:
-        console.print_blocks(report.table(everything=arguments.all), *report.totals_in_words())
+        below = [*report.unmatched_in_words(), *report.totals_in_words()]
+        console.print_blocks(report.table(everything=arguments.all), *below)
     return 0

@@ -47,8 +47,6 @@ class SuggestedBits(LowBitScheme, LayerRows[LayerBits]):
         other_bytes: size of the codes of kernels that are in no row.
     """
 
-    unmatched_rules = ()
-
     def __init__(
         self,
         rows: Sequence[LayerBits],

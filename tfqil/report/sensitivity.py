@@ -92,7 +92,6 @@ class Sensitivity(LayerRows[LayerSensitivity]):
     metric_at_8_bits: float
     other_bytes: int
     config: LowBitQuantizeConfig
-    unmatched_rules: tuple[str, ...] = ()
 
     def uniform_bytes(self, bits: int, count: str = "stored") -> int:
         """Size of all codes with one width everywhere but at edges, which have 8 bits: a budget for `suggest_bits`.

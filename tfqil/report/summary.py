@@ -40,6 +40,7 @@ class LayerSummary:
         codes_possible: how many its quantizer can give; None without a grid.
         weights: number of the weights of its kernel; None for other layers.
         bytes: size of their codes at 2, 4 or 8 bits each, the fewest that hold them (else 16); 4 bytes each in float.
+            What a file takes depends on its storage: `inspect` says it.
         sparsity: share of zeros among the codes, between 0 and 1.
         macs: multiplications of one example.
         input_bits: width of the inputs that the kernel multiplies; 32 in float, None for other layers.
@@ -79,7 +80,7 @@ class Summary(LayerRows[LayerSummary]):
 
     @property
     def bytes(self) -> int:
-        """Size of all kernels: codes, and 4 bytes for each weight in float."""
+        """Size of all kernels: codes, whatever the storage of a file, and 4 bytes for each weight in float."""
         return sum(row.bytes or 0 for row in self.rows)
 
     @property
@@ -140,7 +141,8 @@ class Summary(LayerRows[LayerSummary]):
         return "\n".join([super().__str__(), *self.totals_in_words()])
 
     def __rich__(self) -> rich.console.Group:
-        return rich.console.Group(self.table(), *map(rich.text.Text, self.totals_in_words()))
+        below = [*self.unmatched_in_words(), *self.totals_in_words()]
+        return rich.console.Group(self.table(), *map(rich.text.Text, below))
 
     def _layer(self, row: LayerSummary) -> str:
         return row.placement.layer
@@ -153,6 +155,8 @@ class Summary(LayerRows[LayerSummary]):
 
 def summary(q_model: Any) -> Summary:
     """Says of every layer of a quantized model what it got, what it costs, and why.
+
+    Bytes are those of the codes, not of a file, which a storage ("fastest", "smallest", "int8") may give more.
 
     Args:
         q_model: a model from `quantize_model` or `quantize_apply` with a `LowBitScheme`.

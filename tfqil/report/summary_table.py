@@ -18,6 +18,7 @@ _COLUMNS = {
     "weights": "right", "bytes": "right", "MACs": "right", "precision": "right",
 }  # fmt: skip
 _TITLES = {"codes": "codes used", "precision": "weights x inputs"}
+_BYTES = "bytes: of the codes, at 2, 4 or 8 bits each; those of a file depend on its storage"
 # What the rows of a table are about; other layers have nothing to quantize.
 _SHOWN_ROLES = ("kernel", "tensor", "float")
 
@@ -47,6 +48,7 @@ def table(rows: Sequence[LayerSummary], *, everything: bool) -> rich.table.Table
     columns = {**_COLUMNS, "reason": "left"} if everything else _COLUMNS
     made = empty_table({_TITLES.get(heading, heading): justify for heading, justify in columns.items()})
     left_out = 0
+    notes = [_BYTES]
     for row in rows:
         if not everything and row.placement.role not in _SHOWN_ROLES:
             left_out += 1
@@ -54,7 +56,8 @@ def table(rows: Sequence[LayerSummary], *, everything: bool) -> rich.table.Table
         texts = {heading: "" if text == "-" else text for heading, text in cells(row).items()}
         add_row(made, (texts[heading] for heading in columns), _style(row))
     if left_out:
-        made.caption = f"{left_out} more layers have no grid of their own"
+        notes.append(f"{left_out} more layers have no grid of their own")
+    made.caption = "\n".join(notes)
     return made
 
 

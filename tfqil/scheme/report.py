@@ -45,7 +45,7 @@ class LayerRows(Generic[Row]):
     """
 
     rows: tuple[Row, ...]
-    unmatched_rules: tuple[str, ...]
+    unmatched_rules: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -63,9 +63,13 @@ class LayerRows(Generic[Row]):
         cells = self._cells()
         widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
         lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in cells]
-        if self.unmatched_rules:
-            lines.append(f"Rules that matched no layer: {', '.join(map(repr, self.unmatched_rules))}.")
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(line.rstrip() for line in [*lines, *self.unmatched_in_words()])
+
+    def unmatched_in_words(self) -> list[str]:
+        """A line that names the rules that matched no layer; none where all did."""
+        if not self.unmatched_rules:
+            return []
+        return [f"Rules that matched no layer: {', '.join(map(repr, self.unmatched_rules))}."]
 
     def _layer(self, row: Row) -> str:
         """The name of a row's layer."""
