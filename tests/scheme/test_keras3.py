@@ -9,6 +9,7 @@ import pytest
 
 from tests import scripts
 from tests.scheme import keras3_models
+from tfqil.scheme import keras3
 from tfqil.scheme.keras3_layers import CARRIED_LAYERS
 
 # A sum of a few hundred float32 products, in two orders, at values of about 1; of 16-bit floats, a few of their ulp.
@@ -112,7 +113,10 @@ REFUSALS = {
         "layers), 'time' ('hard' inside it has an activation that tf_keras does not have)",
     ),
     "integers_resized": ("ValueError", "'resized' (Resizing of uint8, which Keras 3 alone rounds: give it floats)"),
-    "averaged_integers": ("ValueError", "(its output would be int32 with 1 axes instead of float32 with 1 axes)"),
+    "averaged_integers": (
+        "ValueError",
+        "(its output would be int32 with 1 axes instead of float32 with 1 axes)",
+    ),
     "unbuilt": (
         "ValueError",
         "Got the unbuilt Keras 3 model 'lazy', expected a built one: give it an Input layer or call",
@@ -127,7 +131,7 @@ REFUSALS = {
         "TypeError",
         "expected a Keras 3 model: it needs no rebuilding, pass it to tfqil.quantize_model as it is.",
     ),
-    "no_model": ("TypeError", "Got int, expected a Functional or Sequential model of Keras 3."),
+    "no_model": ("TypeError", "Got int, expected a Functional or Sequential model of Keras 3, version 3.12 or later."),
 }
 
 
@@ -137,6 +141,13 @@ def test_what_cannot_be_rebuilt_is_refused_in_one_sentence(outcomes, name):
     refusal = outcomes[name]
     assert refusal["kind"] == kind and part in refusal["sentence"]
     assert refusal["sentence"].startswith("Got ") and "\n" not in refusal["sentence"]
+
+
+@pytest.mark.parametrize("version", ["2.15.0", "3.0.5", "3.11.3"])
+def test_an_older_keras_is_refused_in_one_sentence(version):
+    with pytest.raises(ValueError, match=f"^Got a model of Keras {version}, expected one of Keras 3.12 or later: save"):
+        keras3._require_version(version)
+    keras3._require_version("3.12.0rc0")
 
 
 # How many kernels get 4 bits; those of the first and the last layer get 8.

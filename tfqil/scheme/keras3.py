@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 from tfqil import _host
 from tfqil.scheme.keras3_layers import (
     INNER_LAYERS,
+    Behind,
     CannotRebuildError,
     first_line,
     is_keras3,
@@ -20,9 +22,14 @@ from tfqil.scheme.keras3_layers import (
 )
 from tfqil.scheme.keras3_operations import call_function, call_operation, why_unknown_operation
 
+# The oldest version, of those that the tests run on, 3.12.4 (with Python 3.10) and 3.15.1.
+_OLDEST = (3, 12)
+
 
 def from_keras3(model: Any) -> Any:
     """Rebuilds a Keras 3 model as a tf_keras model that `quantize_model` takes; `model` is not changed.
+
+    Tested with Keras 3.12 and 3.15; versions before 3.12 are refused.
 
     Carried over are Functional and Sequential models, nested ones and layers that are called more than once among them,
     with any number of inputs and outputs, of
@@ -50,8 +57,9 @@ def from_keras3(model: Any) -> Any:
 
     Raises:
         TypeError: a tf_keras model, a subclassed model, or no model.
-        ValueError: an unbuilt model, or one with layers that have no equal in tf_keras: custom layers, Lambda, lookups
-            of strings and numbers, layers with LoRA or quantized weights, and what only Keras 3 has. All are named.
+        ValueError: a model of an older Keras, an unbuilt one, or one with layers that have no equal in tf_keras: custom
+            layers, Lambda, lookups of strings and numbers, layers with LoRA or quantized weights, and what only Keras 3
+            has. All are named.
     """
     _require_rebuildable(model)
     rebuilder = _Rebuilder(model)
@@ -69,7 +77,11 @@ def _require_rebuildable(model: Any) -> None:
             "tfqil.quantize_model as it is."
         )
     if not is_keras3(model, "Model"):
-        raise TypeError(f"Got {type(model).__name__}, expected a Functional or Sequential model of Keras 3.")
+        raise TypeError(
+            f"Got {type(model).__name__}, expected a Functional or Sequential model of Keras 3, version "
+            f"{_version(_OLDEST)} or later."
+        )
+    _require_version(sys.modules["keras"].__version__)
     if not _is_model(model):
         raise TypeError(
             f"Got the subclassed Keras 3 model {model.name!r} ({type(model).__name__}), expected a Functional or "
@@ -80,6 +92,19 @@ def _require_rebuildable(model: Any) -> None:
             f"Got the unbuilt Keras 3 model {model.name!r}, expected a built one: give it an Input layer or call "
             "model.build(input_shape) first."
         )
+
+
+def _require_version(version: str) -> None:
+    """Raises one sentence for a Keras that is older than the tests."""
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        raise ValueError(
+            f"Got a model of Keras {version}, expected one of Keras {_version(_OLDEST)} or later: save the model, run "
+            "`pip install --upgrade keras`, and load it there."
+        )
+
+
+def _version(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _sentence(model: Any, problems: dict[str, str]) -> str:
@@ -102,7 +127,7 @@ class _Rebuilder:
 
     def __init__(self, model: Any) -> None:
         self.problems: dict[str, str] = {}
-        self._layers: dict[int, tuple[Any, str | None]] = {}
+        self._layers: dict[int, tuple[Any, Behind | None]] = {}
         self._models: dict[int, Any] = {}
         self._look_through(model, "")
 
@@ -160,7 +185,7 @@ class _Rebuilder:
             return str(error)
         return None
 
-    def _layer(self, layer: Any) -> tuple[Any, str | None]:
+    def _layer(self, layer: Any) -> tuple[Any, Behind | None]:
         if id(layer) not in self._layers:
             self._layers[id(layer)] = layer_like(layer, self._inner)
         return self._layers[id(layer)]
@@ -188,7 +213,10 @@ class _Rebuilder:
             return call_operation(operation, call.outputs[0].dtype, arguments, keywords)
         layer, behind = self._layers[id(operation)]
         outputs = layer(*arguments, **keywords)
-        return outputs if behind is None else call_function(behind, outputs)
+        if behind is None:
+            return outputs
+        outputs = call_function(behind.operation, outputs)
+        return outputs if behind.regularizer is None else behind.regularizer(outputs)
 
     def _copy(self, layer: Any, rebuilt: Any) -> None:
         """Gives a layer, and those inside it, the weights of one of Keras 3."""
@@ -301,7 +329,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _require_same(model: Any, call: _Call, outputs: list[Any]) -> None:
-    """Raises unless a call gives tensors of the same types and as many axes as in Keras 3."""
+    """Raises unless a call gives tensors of the same types and as many axes as in Keras 3, whose sizes may be wrong."""
     expected = [(tensor.dtype, len(tensor.shape)) for tensor in call.outputs]
     given = [(tensor.dtype.name, tensor.shape.rank) for tensor in outputs]
     if given != expected:

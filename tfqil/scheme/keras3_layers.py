@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -69,7 +70,20 @@ def is_keras3(value: Any, *class_names: str) -> bool:
     return any(cls.__name__ in class_names and _is_of_keras3(cls) for cls in classes)
 
 
-def layer_like(layer: Any, inner: Inner) -> tuple[Any, str | None]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Behind:
+    """What to call behind a layer whose activation tf_keras does not have.
+
+    Attributes:
+        operation: the activation.
+        regularizer: a layer that regularizes what comes out of it; None without.
+    """
+
+    operation: str
+    regularizer: Any
+
+
+def layer_like(layer: Any, inner: Inner) -> tuple[Any, Behind | None]:
     """A layer of tf_keras that computes what one of Keras 3 computes, without its weights.
 
     Args:
@@ -77,7 +91,7 @@ def layer_like(layer: Any, inner: Inner) -> tuple[Any, str | None]:
         inner: makes a layer for one that stands inside it: of a wrapper, or an activation that is a layer.
 
     Returns:
-        The layer, and the operation to call behind it for an activation that tf_keras does not have; or None.
+        The layer, and what to call behind it for an activation that tf_keras does not have; or None.
 
     Raises:
         CannotRebuildError: there is none.
@@ -87,13 +101,14 @@ def layer_like(layer: Any, inner: Inner) -> tuple[Any, str | None]:
     config = {key: _plain(value) for key, value in layer.get_config().items()}
     config["dtype"] = _policy(layer)
     config["name"] = name_of(layer)
-    behind = _set_activations(layer, config, inner)
+    operation = _set_activations(layer, config, inner)
     for key, value in list(config.items()):
         part = key.rpartition("_")[2]
         if part in _PARTS and value is not None:
             _set_part(config, key, value, part)
     kind, config = _ADAPTED.get(kind, _unchanged)(layer, config, inner)
     cls = getattr(_keras.layers, kind)
+    behind = None if operation is None else Behind(operation=operation, regularizer=_regularizing(config))
     try:
         return cls(**_accepted(layer, cls, config)), behind
     except (TypeError, ValueError) as error:
@@ -166,6 +181,15 @@ def _set_activations(layer: Any, config: dict[str, Any], inner: Inner) -> str | 
         else:
             raise CannotRebuildError(f"{type(layer).__name__} with {key}={name!r}, another one in tf_keras or none")
     return behind
+
+
+def _regularizing(config: dict[str, Any]) -> Any:
+    """A layer with the activity regularizer of a config, which loses it; None without one."""
+    regularizer = config.pop("activity_regularizer", None)
+    if regularizer is None:
+        return None
+    name, dtype = f"{config['name']}_activity", config["dtype"]
+    return _keras.layers.Activation("linear", activity_regularizer=regularizer, name=name, dtype=dtype)
 
 
 def _set_part(config: dict[str, Any], key: str, value: Any, part: str) -> None:
@@ -259,6 +283,10 @@ def _resizing(layer: Any, config: dict[str, Any], inner: Inner) -> _Adapted:
     return "Resizing", config
 
 
+def _transposed(layer: Any, config: dict[str, Any], inner: Inner) -> _Adapted:
+    return type(layer).__name__, {**config, "output_padding": layer.output_padding}  # Keras 3.12 leaves it out.
+
+
 def _wrapper(layer: Any, config: dict[str, Any], inner: Inner) -> _Adapted:
     kind = type(layer).__name__
     (attribute,) = INNER_LAYERS[kind]
@@ -270,6 +298,9 @@ def _wrapper(layer: Any, config: dict[str, Any], inner: Inner) -> _Adapted:
 _ADAPTED: dict[str, Callable[[Any, dict[str, Any], Inner], _Adapted]] = {
     "BatchNormalization": _batch_normalization,
     "Bidirectional": _bidirectional,
+    "Conv1DTranspose": _transposed,
+    "Conv2DTranspose": _transposed,
+    "Conv3DTranspose": _transposed,
     "Identity": _identity,
     "LeakyReLU": _leaky_relu,
     "RNN": _wrapper,
