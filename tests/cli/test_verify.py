@@ -72,8 +72,11 @@ def test_the_file_of_another_model_is_rejected(trained, capsys):
     assert "accepted: no" in capsys.readouterr().out
 
 
-def test_inputs_of_another_shape_are_refused(trained, inputs_file):
-    assert_refused(run_process("verify", trained.model, trained.tflite, f"--inputs={inputs_file}"), "(2, 8)")
+def test_inputs_of_another_shape_are_refused(trained, inputs_file, capsys):
+    assert run_here("verify", trained.model, trained.tflite, f"--inputs={inputs_file}") == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.count("\n") == 1 and "(2, 8)" in error
 
 
 @pytest.fixture
