@@ -161,6 +161,15 @@ def test_one_point_can_be_drawn():
     axes_of(plots.pareto({"only": (100, 50.0)}))
 
 
+def test_the_names_of_near_points_hide_neither_each_other_nor_a_point():
+    near = {"one": (22_000, 98.5), "another": (22_900, 98.5), "third": (23_500, 98.51), "far": (200_000, 97.0)}
+    axes = axes_of(plots.pareto(near))
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(box.count_overlaps(boxes[:place]) for place, box in enumerate(boxes))
+    for center in axes.transData.transform(list(near.values())):
+        assert not any(box.contains(*center) for box in boxes)
+
+
 def test_no_global_state_of_pyplot_is_touched(q_model):
     before = "matplotlib.pyplot" in sys.modules
     figures = set(sys.modules["matplotlib.pyplot"].get_fignums()) if before else set()

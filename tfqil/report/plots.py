@@ -7,7 +7,7 @@ need matplotlib: `pip install "tfqil[plots]"`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from tfqil.training.interval_measures import Measures, of_kernel, of_tensors
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 # Of Okabe and Ito, told apart by every kind of color vision; zones differ in their hatching too.
 _BLUE, _SKY, _RED, _ORANGE, _GRAY = "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#999999"
@@ -29,6 +30,9 @@ _BINS = (20, 120)
 # More levels than these are drawn as ticks at the bottom: lines would hide the histogram.
 _MOST_LINES = 40
 _INCHES_PER_LAYER = 0.34
+# Where the name of a point may stand, right or left of it, in points.
+_PLACES_OF_NAMES = ((6, -11), (6, 5), (-6, -11), (-6, 5), (6, -21), (6, 15))
+_MARKER_PIXELS = 10
 _UNDER_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
 
@@ -127,9 +131,6 @@ def pareto(points: Mapping[str, tuple[float, float]], *, metric: str = "accuracy
     axes.plot(*_xy(points, best), "o-", color=_BLUE, drawstyle="steps-post", label="Pareto front")
     label = "beaten by another one"
     axes.plot(*_xy(points, others), "o", color=_GRAY, markerfacecolor="white", zorder=3, label=label)
-    for name, (size, accuracy) in points.items():
-        style: dict[str, Any] = {"fontweight": "bold"} if name in best else {"color": "#555555"}
-        axes.annotate(name, (size, accuracy), (6, -11), textcoords="offset points", fontsize=8, **style)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda size, position: _size(size))
     axes.xaxis.set_minor_formatter(lambda size, position: "")
@@ -139,6 +140,8 @@ def pareto(points: Mapping[str, tuple[float, float]], *, metric: str = "accuracy
     axes.set_title("Size against accuracy", loc="left")
     axes.grid(color="#dddddd", linewidth=0.6)
     _legend(axes)
+    figure.draw_without_rendering()  # Now the axes have their place.
+    _label_points(axes, points, best)
     return figure
 
 
@@ -149,6 +152,27 @@ def non_dominated(points: Mapping[str, tuple[float, float]]) -> list[str]:
         if not found or accuracy > points[found[-1]][1]:
             found.append(name)
     return found
+
+
+def _label_points(axes: Axes, points: Mapping[str, tuple[float, float]], bold: Container[str]) -> None:
+    """Writes the name of each point beside it, where it hides no other point and no other name, if there is room."""
+    taken = [_around(center, _MARKER_PIXELS) for center in axes.transData.transform(list(points.values()))]
+    for name, point in points.items():
+        style: dict[str, Any] = {"fontweight": "bold"} if name in bold else {"color": "#555555"}
+        text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=8, **style)
+        for offset in (*_PLACES_OF_NAMES, _PLACES_OF_NAMES[0]):  # The first one again, if none is free.
+            text.xyann = offset
+            text.set_horizontalalignment("left" if offset[0] > 0 else "right")
+            box = text.get_window_extent()
+            if not box.count_overlaps(taken) and all(axes.bbox.contains(*corner) for corner in box.corners()):
+                break
+        taken.append(box)
+
+
+def _around(center: NDArray[np.float64], size: float) -> Bbox:
+    from matplotlib.transforms import Bbox
+
+    return Bbox(np.stack([center - size / 2, center + size / 2]))
 
 
 def _draw_histogram(axes: Axes, measures: Measures, bits: int, unit: str) -> None:
