@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 
 import numpy as np
 import pytest
@@ -156,6 +158,15 @@ def test_rich_prints_kernels_tensors_and_totals(q_model):
     assert "bytes: of the codes, at 2, 4 or 8 bits each; those of a file depend on its storage" in text
     for line in report.totals_in_words():
         assert line in text
+
+
+def test_a_notebook_shows_the_table_as_wide_as_it_is_and_the_text_where_there_is_no_html(q_model):
+    report = tfqil.summary(q_model)
+    shown = report._repr_mimebundle_()
+    assert shown["text/plain"] == str(report)
+    lines = html.unescape(re.sub(r"<[^>]+>", "", shown["text/html"])).splitlines()
+    assert [line.rstrip() for line in lines] == [line.rstrip() for line in printed(report, width=1000).splitlines()]
+    assert "\x1b" not in shown["text/html"] and shown["text/html"].startswith("<pre style=")
 
 
 def test_with_everything_the_table_has_all_layers_and_reasons(q_model):

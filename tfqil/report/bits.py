@@ -11,7 +11,7 @@ import rich.table
 from numpy.typing import NDArray
 
 from tfqil.report.sensitivity import EIGHT, LayerSensitivity, Sensitivity, require_count, weight_quantizer
-from tfqil.report.tables import rich_table
+from tfqil.report.tables import NotebookTable, rich_table
 from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.report import LayerRows
 from tfqil.scheme.scheme import LowBitScheme
@@ -36,7 +36,7 @@ class LayerBits:
     loss: float
 
 
-class SuggestedBits(LowBitScheme, LayerRows[LayerBits]):
+class SuggestedBits(LowBitScheme, LayerRows[LayerBits], NotebookTable):
     """A scheme with a rule for each layer, which `quantize_model` takes; `str` and rich's `print` give a table.
 
     Attributes:

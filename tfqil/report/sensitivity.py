@@ -19,7 +19,7 @@ from tfqil.quantizers import MaxAbsWeightQuantizer, WeightQuantizer
 from tfqil.report.measurements import Measurements, fingerprint
 from tfqil.report.scores import Score, description, readable_batches, score_of
 from tfqil.report.summary import summary
-from tfqil.report.tables import rich_table
+from tfqil.report.tables import NotebookTable, rich_table
 from tfqil.scheme.config import LowBitQuantizeConfig, QILQuantizeConfig
 from tfqil.scheme.expand import expand
 from tfqil.scheme.flatten import flatten
@@ -70,7 +70,7 @@ class LayerSensitivity:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sensitivity(LayerRows[LayerSensitivity]):
+class Sensitivity(LayerRows[LayerSensitivity], NotebookTable):
     """One row per layer with a kernel, in the order of the model; `str` and rich's `print` give a table.
 
     Attributes:
@@ -311,7 +311,7 @@ def _row(
     return dataclasses.replace(
         layer,
         metrics={width: metrics[width] for width in sorted(metrics)},
-        losses={width: sign * (metrics[EIGHT] - metrics[width]) for width in sorted(metrics)},
+        losses={width: 0.0 + sign * (metrics[EIGHT] - metrics[width]) for width in sorted(metrics)},  # Never -0.0.
         stored_bits={width: _stored_bits(code) for width, code in largest.items()},
     )
 

@@ -15,6 +15,7 @@ from tfqil import _host
 from tfqil.export.freeze import require_quantized
 from tfqil.numerics.grid import WeightGrid
 from tfqil.report import summary_table
+from tfqil.report.tables import NotebookTable
 from tfqil.scheme.kinds import Kind, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.report import LayerRows, Placement, placements
@@ -67,7 +68,7 @@ class LayerSummary:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary(LayerRows[LayerSummary]):
+class Summary(LayerRows[LayerSummary], NotebookTable):
     """One row per layer, in the order of the model; `str` gives a table with totals, rich's `print` one in color."""
 
     rows: tuple[LayerSummary, ...]

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import rich.console
 import rich.table
 import rich.text
+
+# Columns that no table fills: a notebook scrolls what is wider than its page.
+_ANY_WIDTH = 1000
+_HTML = '<pre style="white-space: pre; overflow-x: auto; line-height: normal">{code}</pre>'
+
+
+class NotebookTable:
+    """What rich prints is what a notebook shows of a report that ends a cell; where there is no HTML, its `str`."""
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """The report for the display of IPython, by type."""
+        del include, exclude
+        console = rich.console.Console(width=_ANY_WIDTH, file=io.StringIO(), record=True, force_jupyter=False)
+        console.print(self)
+        return {"text/plain": str(self), "text/html": console.export_html(inline_styles=True, code_format=_HTML)}
 
 
 def empty_table(columns: Mapping[str, str]) -> rich.table.Table:
