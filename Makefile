@@ -6,6 +6,7 @@
 #   make test-recipes              the tests of whole commands: of examples, benchmarks and several processes
 #   make matrix                    runs the support matrix and writes docs/support.md; goes on where it stopped
 #   make accuracy                  trains every method and its peers, hours, and writes docs/accuracy.md; goes on likewise
+#   make notebook                  executes docs/tutorial.ipynb, some minutes, and writes it with its outputs
 #   make clean                     removes everything that the targets above create
 
 SHELL := /bin/bash
@@ -38,7 +39,7 @@ endef
 # A stray Keras 3 setting in the caller's environment must not change what is tested.
 RUN := env TF_CPP_MIN_LOG_LEVEL=3 TF_USE_LEGACY_KERAS=1
 
-.PHONY: help python setup demo test test-recipes matrix accuracy check bench clean
+.PHONY: help python setup demo test test-recipes matrix accuracy notebook check bench clean
 
 help:
 	@sed -n 's/^#   make/  make/p' Makefile
@@ -80,6 +81,10 @@ accuracy: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements-peers.txt
 	$(RUN) $(BIN)/python benchmarks/accuracy.py --records=docs/accuracy --markdown=docs/accuracy.md \
 	  --plot=docs/accuracy.png
+
+# Its text is edited in the file itself; what it shows is always that of the code beside it.
+notebook: $(STAMP)
+	$(RUN) $(BIN)/python docs/execute_notebook.py docs/tutorial.ipynb
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import setuptools
 PLOTS = ["matplotlib>=3.8"]
 # The networks and data sets that the benchmarks and tests run: tfqil itself needs neither.
 ZOO = ["keras-cv>=0.9,<1", "pycocotools>=2.0.7", "tensorflow-datasets>=4.9"]
+NOTEBOOK = ["ipykernel", "nbclient", "nbformat"]
 DEVELOPMENT = ["hypothesis", "import-linter>=2", "mypy", "pytest>=8", "pytest-xdist", "ruff", "scikit-learn"]
 
 setuptools.setup(
@@ -34,7 +35,7 @@ setuptools.setup(
         "numpy>=1.26",
         "rich>=13",
     ],
-    extras_require={"plots": PLOTS, "zoo": ZOO, "dev": sorted(DEVELOPMENT + PLOTS + ZOO)},
+    extras_require={"plots": PLOTS, "zoo": ZOO, "dev": sorted(DEVELOPMENT + NOTEBOOK + PLOTS + ZOO)},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",
