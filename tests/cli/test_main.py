@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.cli.command_line import ROOT, assert_refused, run_here, run_process
+from tfqil import _tables
 from tfqil.cli import console, main
 
 
@@ -129,12 +130,12 @@ def test_native_logs_are_shown_to_who_asks_for_them(capfd, monkeypatch):
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (3 << 20, "3.0 MiB")],
 )
 def test_sizes_read_well(number, text):
-    assert console.size(number) == text
+    assert _tables.size(number) == text
 
 
 def test_tables_show_brackets_in_names_as_they_are(capsys):
-    table = console.table("weights [of one file]", {"tensor": "left", "bytes": "right"})
-    console.add_row(table, "model/[red]conv[/red]/kernel;" + 60 * "x", 12)
+    table = _tables.empty_table({"tensor": "left", "bytes": "right"}, "weights [of one file]")
+    _tables.add_row(table, ("model/[red]conv[/red]/kernel;" + 60 * "x", 12))
     console.print_blocks(table, "[done]")
     output = capsys.readouterr().out
     assert "weights [of one file]" in output

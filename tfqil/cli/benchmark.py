@@ -19,6 +19,7 @@ from typing import Any
 
 import rich.table
 
+from tfqil._tables import add_row, empty_table, size
 from tfqil.cli import console
 from tfqil.export import runtime
 from tfqil.export.operator_times import OperatorTime, operator_times
@@ -137,20 +138,18 @@ def render(timings: Sequence[Timing], *, threads: int) -> rich.table.Table:
     """The result as a table."""
     numbers = ("size", "runs", "median ms", "min ms", "max ms", "ratio")
     plural = "s" if threads > 1 else ""
-    result = console.table(
-        f"{threads} thread{plural}, runs in turn", {"file": "left", **dict.fromkeys(numbers, "right")}
-    )
+    result = empty_table({"file": "left", **dict.fromkeys(numbers, "right")}, f"{threads} thread{plural}, runs in turn")
     for timing in timings:
         times = (f"{1000 * value:.3f}" for value in (timing.median, timing.minimum, timing.maximum))
-        console.add_row(result, timing.file, console.size(timing.bytes), timing.runs, *times, f"{timing.ratio:.3f}")
+        add_row(result, (timing.file, size(timing.bytes), timing.runs, *times, f"{timing.ratio:.3f}"))
     return result
 
 
 def render_operators(entry: Operators) -> Iterator[rich.table.Table | str]:
     """The operators of a file as a table, and who runs them in one sentence."""
-    table = console.table(
-        f"{entry.file}: operators, each alone",
+    table = empty_table(
         {"operator": "left", "result": "left", "kernels": "left", "median us": "right", "share": "right"},
+        f"{entry.file}: operators, each alone",
     )
     for operator in entry.operators:
         cells = (
@@ -158,7 +157,7 @@ def render_operators(entry: Operators) -> Iterator[rich.table.Table | str]:
             if operator.seconds is None
             else (f"{1e6 * operator.seconds:.1f}", f"{operator.seconds / entry.total:.1%}")
         )
-        console.add_row(table, operator.name, operator.result, operator.kernels, *cells)
+        add_row(table, (operator.name, operator.result, operator.kernels, *cells))
     yield table
     number, parts = len(entry.operators), entry.partitions
     yield (

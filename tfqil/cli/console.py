@@ -1,4 +1,4 @@
-"""What the commands share: reading their input files, and writing tables, JSON and errors."""
+"""What the commands share: reading their input files, and writing tables, JSON and errors to the terminal."""
 
 from __future__ import annotations
 
@@ -99,39 +99,6 @@ def print_blocks(*blocks: rich.table.Table | str) -> None:
     for block in blocks:
         # As Text: names of tensors may hold brackets, which rich would read as markup.
         console.print(rich.text.Text(block) if isinstance(block, str) else block)
-
-
-def table(title: str, columns: Mapping[str, str]) -> rich.table.Table:
-    """An empty table.
-
-    Args:
-        title: stands above it.
-        columns: heading -> "left" or "right".
-    """
-    result = rich.table.Table(title=rich.text.Text(title), title_justify="left")
-    for heading, justify in columns.items():
-        # No line may be lost in a narrow terminal: names wrap, numbers do not.
-        result.add_column(
-            heading,
-            justify="right" if justify == "right" else "left",
-            no_wrap=justify == "right",
-            overflow="fold",
-        )
-    return result
-
-
-def add_row(target: rich.table.Table, *cells: object) -> None:
-    """Adds a row; the cells are shown as they are, without markup."""
-    target.add_row(*(rich.text.Text(str(cell)) for cell in cells))
-
-
-def size(number_of_bytes: float) -> str:
-    """A number of bytes for people: 512 B, 12.3 KiB, 4.5 MiB."""
-    if number_of_bytes < 1024:
-        return f"{number_of_bytes:.0f} B"
-    if number_of_bytes < 1024**2:
-        return f"{number_of_bytes / 1024:.1f} KiB"
-    return f"{number_of_bytes / 1024**2:.1f} MiB"
 
 
 def _plain(value: Any) -> Any:

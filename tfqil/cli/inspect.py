@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import rich.table
 
+from tfqil._tables import add_row, empty_table, size
 from tfqil.cli import console
 from tfqil.export.inspect import FileReport, inspect
 from tfqil.export.metadata import FileMetadata, has_metadata, read_metadata
@@ -48,8 +49,8 @@ def render(
         yield _edges(metadata)
     if problem is not None:
         yield f"metadata: {problem}"
-    constants = ", ".join(f"{name} {console.size(number)}" for name, number in report.constant_bytes.items())
-    total, compressed = console.size(report.bytes), console.size(report.gzipped_bytes)
+    constants = ", ".join(f"{name} {size(number)}" for name, number in report.constant_bytes.items())
+    total, compressed = size(report.bytes), size(report.gzipped_bytes)
     yield f"{total}, {compressed} gzipped; constants: {constants or 'none'}"
     if report.integer_only:
         yield "integer only: yes"
@@ -70,16 +71,16 @@ def _metadata_of(content: bytes) -> tuple[FileMetadata | None, str | None]:
 
 
 def _edges(metadata: FileMetadata) -> rich.table.Table:
-    table = console.table(
-        f"Metadata of {metadata.name}", {"name": "left", "stored": "left", "normalization": "left", "labels": "left"}
+    table = empty_table(
+        {"name": "left", "stored": "left", "normalization": "left", "labels": "left"}, f"Metadata of {metadata.name}"
     )
     for entry in metadata.inputs:
         given = entry.normalization
         text = "" if given is None else f"(pixel - {_numbers(given.mean)}) / {_numbers(given.std)}"
-        console.add_row(table, entry.name, entry.stored, text, "")
+        add_row(table, (entry.name, entry.stored, text, ""))
     for output in metadata.outputs:
         labels = f"{len(output.labels)}: {', '.join(output.labels)}" if output.labels else ""
-        console.add_row(table, output.name, output.stored, "", labels)
+        add_row(table, (output.name, output.stored, "", labels))
     return table
 
 
@@ -89,33 +90,33 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _weights(report: FileReport) -> rich.table.Table:
     numbers = ("bits used", "codes", "zeros", "bytes")
-    table = console.table(
-        "Weights",
+    table = empty_table(
         {"tensor": "left", "operator": "left", "shape": "left", "stored": "left"} | dict.fromkeys(numbers, "right"),
+        "Weights",
     )
     for weight in report.weights:
         shape = "x".join(map(str, weight.shape))
         codes = f"{weight.distinct_codes} (2^k)" if weight.powers_of_two else weight.distinct_codes
-        numbers_of_row = (weight.bits_used, codes, f"{weight.sparsity:.1%}", console.size(weight.bytes))
-        console.add_row(table, weight.name, weight.operator, shape, weight.stored, *numbers_of_row)
+        numbers_of_row = (weight.bits_used, codes, f"{weight.sparsity:.1%}", size(weight.bytes))
+        add_row(table, (weight.name, weight.operator, shape, weight.stored, *numbers_of_row))
     return table
 
 
 def _operators(report: FileReport) -> rich.table.Table:
-    table = console.table("Operators", {"operator": "left", "fused": "left", "kernels": "left", "count": "right"})
+    table = empty_table({"operator": "left", "fused": "left", "kernels": "left", "count": "right"}, "Operators")
     kinds = Counter((entry.name, entry.fused_activation, entry.kernels) for entry in report.operators)
     for (name, fused, kernels), count in kinds.items():
-        console.add_row(table, name, "" if fused == "NONE" else fused, kernels, count)
+        add_row(table, (name, "" if fused == "NONE" else fused, kernels, count))
     return table
 
 
 def _activations(report: FileReport) -> rich.table.Table:
-    table = console.table(
-        "Activations",
+    table = empty_table(
         {"tensor": "left", "stored": "left", "scale": "right", "zero point": "right", "levels": "right"},
+        "Activations",
     )
     for activation in report.activations:
         scale = "" if activation.scale is None else f"{activation.scale:.6g}"
         point, levels = ("" if value is None else value for value in (activation.zero_point, activation.levels))
-        console.add_row(table, activation.name, activation.stored, scale, point, levels)
+        add_row(table, (activation.name, activation.stored, scale, point, levels))
     return table

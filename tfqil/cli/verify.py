@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import rich.table
 
+from tfqil._tables import add_row, empty_table
 from tfqil.cli import console, trained_model
 
 USAGE = "MODEL FILE.tflite --inputs=INPUTS.npy [--per-layer] [--json]"
@@ -62,9 +63,9 @@ def render(report: Mapping[str, Any], *, accepted: bool) -> Iterator[rich.table.
     """
     report = {name: value for name, value in report.items() if name != "accepted"}
     measures = {name: value for name, value in report.items() if not isinstance(value, (dict, list, tuple))}
-    table = console.table("File and model", {"measure": "left", "value": "right"})
+    table = empty_table({"measure": "left", "value": "right"}, "File and model")
     for name, value in measures.items():
-        console.add_row(table, _words(name), _number(value))
+        add_row(table, (_words(name), _number(value)))
     yield table
     for name, value in report.items():
         if name not in measures and value:
@@ -84,9 +85,9 @@ def _details(title: str, value: Any) -> Iterator[rich.table.Table | str]:
         yield f"{title}: {', '.join(map(str, rows))}"
         return
     headings = list(dict.fromkeys(key for row in rows for key in row))
-    table = console.table(title, {_words(heading): "left" for heading in headings})
+    table = empty_table({_words(heading): "left" for heading in headings}, title)
     for row in rows:
-        console.add_row(table, *(_number(row.get(heading, "")) for heading in headings))
+        add_row(table, (_number(row.get(heading, "")) for heading in headings))
     yield table
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import rich.table
 from numpy.typing import NDArray
 
+from tfqil._tables import NotebookTable, rich_table
 from tfqil.report.sensitivity import EIGHT, LayerSensitivity, Sensitivity, require_count, weight_quantizer
-from tfqil.report.tables import NotebookTable, rich_table
 from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.report import LayerRows
 from tfqil.scheme.scheme import LowBitScheme

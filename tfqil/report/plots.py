@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tfqil import _tables
 from tfqil.export.freeze import require_calibrated, require_quantized
 from tfqil.report.summary import FLOAT_BITS, summary
 from tfqil.scheme.inputs import input_tensors
@@ -132,7 +133,7 @@ def pareto(points: Mapping[str, tuple[float, float]], *, metric: str = "accuracy
     label = "beaten by another one"
     axes.plot(*_xy(points, others), "o", color=_GRAY, markerfacecolor="white", zorder=3, label=label)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda size, position: _size(size))
+    axes.xaxis.set_major_formatter(lambda size, position: _tables.size(size))
     axes.xaxis.set_minor_formatter(lambda size, position: "")
     axes.margins(x=0.15, y=0.12)
     axes.set_xlabel("size (logarithmic)")
@@ -260,13 +261,6 @@ def _named(layers: Mapping[str, Any], name: str, what: str) -> Any:
 def _xy(points: Mapping[str, tuple[float, float]], names: Iterable[str]) -> tuple[list[float], list[float]]:
     chosen = [points[name] for name in names]
     return [size for size, _ in chosen], [accuracy for _, accuracy in chosen]
-
-
-def _size(number_of_bytes: float) -> str:
-    for unit, factor in (("MiB", 2**20), ("KiB", 2**10)):
-        if number_of_bytes >= factor:
-            return f"{number_of_bytes / factor:.4g} {unit}"
-    return f"{number_of_bytes:.4g} B"
 
 
 def _require_points(points: Mapping[str, tuple[float, float]]) -> None:

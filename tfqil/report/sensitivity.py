@@ -15,11 +15,11 @@ import rich.progress
 import rich.text
 
 from tfqil import _host
+from tfqil._tables import NotebookTable, rich_table
 from tfqil.quantizers import MaxAbsWeightQuantizer, WeightQuantizer
 from tfqil.report.measurements import Measurements, fingerprint
 from tfqil.report.scores import Score, description, readable_batches, score_of
 from tfqil.report.summary import summary
-from tfqil.report.tables import NotebookTable, rich_table
 from tfqil.scheme.config import LowBitQuantizeConfig, QILQuantizeConfig
 from tfqil.scheme.expand import expand
 from tfqil.scheme.flatten import flatten

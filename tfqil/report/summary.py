@@ -12,10 +12,10 @@ import rich.console
 import rich.text
 
 from tfqil import _host
+from tfqil._tables import NotebookTable
 from tfqil.export.freeze import require_quantized
 from tfqil.numerics.grid import WeightGrid
 from tfqil.report import summary_table
-from tfqil.report.tables import NotebookTable
 from tfqil.scheme.kinds import Kind, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
 from tfqil.scheme.report import LayerRows, Placement, placements

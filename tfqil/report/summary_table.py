@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import rich.table
 
-from tfqil.report.tables import add_row, empty_table
+from tfqil._tables import add_row, empty_table
 
 if TYPE_CHECKING:
     from tfqil.report.summary import LayerSummary

@@ -1,4 +1,7 @@
-"""Tables of rich whose cells are shown as they are: names of layers may hold brackets, which rich reads as markup."""
+"""Tables and sizes as people read them, for the reports and the command line: nothing here loads TensorFlow.
+
+Cells are shown as they are: names of layers and tensors may hold brackets, which rich reads as markup.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,14 @@ class NotebookTable:
         return {"text/plain": str(self), "text/html": console.export_html(inline_styles=True, code_format=_HTML)}
 
 
-def empty_table(columns: Mapping[str, str]) -> rich.table.Table:
-    """A table without rows: names wrap in a narrow terminal, numbers do not.
+def empty_table(columns: Mapping[str, str], title: str | None = None) -> rich.table.Table:
+    """A table without rows. In a narrow terminal names wrap, and numbers do not: nothing is cut.
 
     Args:
-        columns: heading -> "left" or "right".
+        columns: heading -> "left" or "right", where numbers stand.
+        title: stands above it; None for none.
     """
-    result = rich.table.Table()
+    result = rich.table.Table(title=None if title is None else rich.text.Text(title), title_justify="left")
     for heading, justify in columns.items():
         is_number = justify == "right"
         result.add_column(
@@ -41,9 +45,9 @@ def empty_table(columns: Mapping[str, str]) -> rich.table.Table:
     return result
 
 
-def add_row(table: rich.table.Table, cells: Iterable[str], style: str = "") -> None:
-    """Adds a row of texts."""
-    table.add_row(*map(rich.text.Text, cells), style=style)
+def add_row(table: rich.table.Table, cells: Iterable[object], style: str = "") -> None:
+    """Adds a row of cells."""
+    table.add_row(*(rich.text.Text(str(cell)) for cell in cells), style=style)
 
 
 def rich_table(lines: Sequence[Sequence[str]]) -> rich.table.Table:
@@ -53,3 +57,12 @@ def rich_table(lines: Sequence[Sequence[str]]) -> rich.table.Table:
     for line in lines[1:]:
         add_row(result, line)
     return result
+
+
+def size(number_of_bytes: float) -> str:
+    """A number of bytes: 512 B, 12.3 KiB, 4.5 MiB."""
+    if number_of_bytes < 1024:
+        return f"{number_of_bytes:.0f} B"
+    if number_of_bytes < 1024**2:
+        return f"{number_of_bytes / 1024:.1f} KiB"
+    return f"{number_of_bytes / 1024**2:.1f} MiB"
