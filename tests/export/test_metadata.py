@@ -164,15 +164,20 @@ def test_nothing_to_say_adds_no_metadata(small_file):
         (LABELS[:9], ValueError, "Got 9 labels for the output 'last_activation' with 10 classes, expected 10"),
         ([*LABELS, "ten"], ValueError, "Got 11 labels for the output 'last_activation' with 10 classes, expected 10"),
         ([], ValueError, "Got 0 labels for the output 'last_activation' with 10 classes"),
-        ("0123456789", TypeError, "Got str as the labels, expected a list of texts, one per class"),
-        (10, TypeError, "Got int as the labels, expected a list of texts"),
-        ([*LABELS[:9], 9], ValueError, "Got the label 9 of class 9, expected one line of text"),
+        ("0123456789", TypeError, "Got str as the labels of the output 'last_activation', expected a list of texts"),
+        (
+            np.array(LABELS),
+            TypeError,
+            "Got ndarray as the labels of .* expected a list of texts, one per class: pass a",
+        ),
+        ({"last_activation": None}, TypeError, "Got NoneType as the labels of .* expected a list of texts"),
+        ([*LABELS[:9], 9], TypeError, "Got the label 9 of class 9, expected a text: pass '9'"),
         ([*LABELS[:9], " "], ValueError, "Got the label ' ' of class 9, expected one line of text"),
         (["a\nb", *LABELS[1:]], ValueError, r"Got the label 'a\\nb' of class 0, expected one line of text"),
     ],
 )
 def test_labels_that_name_no_classes_are_refused_before_any_work(small_model, labels, error, sentence, monkeypatch):
-    monkeypatch.setattr("tfqil.export.convert._converted", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("tfqil.export.convert.converted", lambda *_: pytest.fail("work was done"))
     with pytest.raises(error, match=sentence):
         tfqil.convert(small_model, labels=labels)
 
@@ -185,11 +190,33 @@ def test_labels_that_name_no_classes_are_refused_before_any_work(small_model, la
         ((float("nan"), 1), "Got mean=nan of a normalization, expected a finite number"),
         (((1, 2), 1), r"Got mean=\(1, 2\) of a normalization, expected a finite number, or 1 of them"),
         ((0, []), r"Got std=\[\] of a normalization, expected a finite number"),
+        (("a", 1), "Got mean='a' of a normalization, expected a finite number, or 1 of them, .*: pass normalization="),
+        ((0, None), "Got std=None of a normalization, expected a finite number"),
+        ((0, True), "Got std=True of a normalization, expected a finite number"),
+        (([[1, 2], [3]], 1), "Got mean=.* of a normalization, expected a finite number"),
+        # Metadata hold float32.
+        ((0, 1e40), r"Got std=1e\+40 of a normalization, expected a finite number"),
+        ((0, 1e-50), "Got std=1e-50 of a normalization, expected positive numbers"),
+        ((0, 255, 1), r"Got normalization=\(0, 255, 1\), expected a pair \(mean, std\), .*: pass two numbers"),
+        (255, "Got normalization=255, expected a pair"),
+        ("ab", "Got normalization='ab', expected a pair"),
+        ({"mean": 0, "std": 255}, "Got normalization={'mean': 0, 'std': 255}, expected a pair"),
     ],
 )
-def test_no_normalization_is_refused(small_model, normalization, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_no_normalization_is_refused_before_any_work(small_model, normalization, sentence, monkeypatch):
+    monkeypatch.setattr("tfqil.export.convert.Lowering", lambda *_: pytest.fail("work was done"))
+    is_pair = isinstance(normalization, tuple)
+    with pytest.raises(ValueError if is_pair else TypeError, match=sentence) as caught:
         tfqil.convert(small_model, normalization=normalization)
+    assert str(caught.value).endswith(".") and ": pass " in str(caught.value)
+
+
+def test_a_pair_may_be_a_list_or_an_array_and_labels_may_be_equal(small_model):
+    expected = Normalization(mean=(0.0,), std=(255.0,))
+    labels = ["a digit"] * 10
+    for pair in ([0, 255], np.array([0, 255]), (np.float32(0), [255.0])):
+        metadata = read_metadata(tfqil.convert(small_model, labels=labels, normalization=pair, check=False))
+        assert (metadata.inputs[0].normalization, metadata.outputs[0].labels) == (expected, tuple(labels))
 
 
 def test_metadata_of_another_format_are_named(labelled):

@@ -14,7 +14,7 @@ import tfqil
 from tests import networks
 from tests.cli.command_line import run_here
 from tests.export import wide_weights
-from tfqil.export import convert as module
+from tfqil.export import check as module
 from tfqil.export import flatbuffer, runtime
 from tfqil.export.float_constants import is_exact_in_float16
 from tfqil.export.inspect import read_float_weights, read_weights

@@ -145,6 +145,15 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in stored)
 
 
+def grid_of(tensor: Any) -> tuple[float, int] | None:
+    """Scale and zero point of a tensor that has one of each: value = scale * (stored - zero point)."""
+    quantization = tensor.quantization
+    if quantization is None or len(items(quantization.scale)) != 1:
+        return None
+    points = items(quantization.zeroPoint)
+    return float(quantization.scale[0]), int(points[0]) if len(points) else 0
+
+
 def operator_name(model: Any, node: Any) -> str:
     """Name of an operator, such as "CONV_2D"; custom operators as "CUSTOM name"."""
     code = model.operatorCodes[node.opcodeIndex]

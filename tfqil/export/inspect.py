@@ -1,4 +1,4 @@
-"""Says what a .tflite file holds: which integers, in how many bits, and what still computes in float.
+"""Says what a .tflite file holds: inputs and outputs, integers and their bits, and what still computes in float.
 
 `inspect` measures the file and nothing else: it does not know how the model was trained. `read_weights` hands
 out the stored integers in the layout of Keras.
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfqil.export import arithmetic, flatbuffer, runtime
+from tfqil.export.io_tensors import IOTensor, io_tensors_of
 from tfqil.export.leftovers import Leftover, float_leftovers
 
 # Operators whose second input is a weight tensor.
@@ -85,6 +86,9 @@ class FileReport:
     integer_only: bool
     # One sentence per operator that computes in float.
     float_leftovers: tuple[str, ...]
+    # In the order of the file.
+    inputs: tuple[IOTensor, ...]
+    outputs: tuple[IOTensor, ...]
     operators: tuple[OperatorReport, ...]
     weights: tuple[WeightReport, ...]
     activations: tuple[ActivationReport, ...]
@@ -113,9 +117,12 @@ def inspect(tflite: bytes | str | os.PathLike[str]) -> FileReport:
     model = flatbuffer.load(content)
     operators = _operators(content, model)
     leftovers = _leftovers(model)
+    inputs, outputs = io_tensors_of(model)
     return FileReport(
         integer_only=not leftovers,
         float_leftovers=tuple(leftover.sentence for leftover in leftovers),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
         operators=operators,
         weights=tuple(
             _weight(model, tensor, operator, operators[position].kernels)
@@ -307,7 +314,7 @@ def _reads_constants_only(model: Any, graph: Any, node: Any) -> bool:
 
 
 def _activation(tensor: Any, levels: int | None) -> ActivationReport:
-    grid = _grid(tensor)
+    grid = flatbuffer.grid_of(tensor)
     return ActivationReport(
         name=flatbuffer.tensor_name(tensor),
         stored=flatbuffer.type_name(tensor),
@@ -318,7 +325,7 @@ def _activation(tensor: Any, levels: int | None) -> ActivationReport:
 
 
 def _levels(model: Any, graph: Any, node: Any, output: int, known: dict[int, int | None]) -> int | None:
-    tensor, grid = graph.tensors[output], _grid(graph.tensors[output])
+    tensor, grid = graph.tensors[output], flatbuffer.grid_of(graph.tensors[output])
     fused = flatbuffer.fused_activation(node).lower()
     if grid is None or flatbuffer.type_name(tensor) != "INT8":
         return None
@@ -327,16 +334,8 @@ def _levels(model: Any, graph: Any, node: Any, output: int, known: dict[int, int
         return high - low + 1
     operator, operands = flatbuffer.operator_name(model, node), [int(index) for index in flatbuffer.items(node.inputs)]
     source = operands[1 if operator == "SPLIT" else 0] if operands else -1  # The first operand of SPLIT is the axis.
-    moved = operator in flatbuffer.MOVING and source >= 0 and _grid(graph.tensors[source]) == grid
+    moved = operator in flatbuffer.MOVING and source >= 0 and flatbuffer.grid_of(graph.tensors[source]) == grid
     return known.get(source) if moved else None
-
-
-def _grid(tensor: Any) -> tuple[float, int] | None:
-    quantization = tensor.quantization
-    if quantization is None or len(flatbuffer.items(quantization.scale)) != 1:
-        return None
-    points = flatbuffer.items(quantization.zeroPoint)
-    return float(quantization.scale[0]), int(points[0]) if len(points) else 0
 
 
 def _constant_bytes(model: Any) -> dict[str, int]:

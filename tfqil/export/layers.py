@@ -126,7 +126,7 @@ class IntegerPixels(IntegerLayer):
     """Takes bytes, 0 to 255, for the levels of a grid: an input that holds them needs no operator.
 
     Traced, the input is taken for the values on that grid, since a converter writes float inputs only; the QUANTIZE
-    that it writes goes, or takes 128 from each byte, when the inputs of the file become integers (`edges.py`).
+    that it writes goes, or takes 128 from each byte, when the inputs of the file become integers (`io_tensors.py`).
     """
 
     def integers(self, inputs: Any) -> NDArray[np.int32]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from tfqil.export.pending import (
     scale_and_shift,
 )
 from tfqil.export.phases import Phases
-from tfqil.export.pixels import find_pixels, kept_normalizations
+from tfqil.export.pixels import Pixels
 from tfqil.numerics.int8 import int8_divisors
 from tfqil.scheme import tf_calls
 from tfqil.scheme.flatten import copy_of
@@ -53,22 +53,22 @@ class Lowering:
     Args:
         q_model: the model.
         builtin: names of the layers whose kernels the builtin kernels of the runtime run, not XNNPACK.
-        integer_inputs: the file takes integers: where it can take the bytes of pixels, their normalization becomes the
-            grid of the input (`pixels.py`), and the model that is made takes bytes as floats.
+        pixels: the inputs that the file takes as bytes of pixels, by their names, as `find_pixels` gives them: their
+            normalization becomes the grid of the input, and the model that is made takes bytes as floats.
 
     Attributes:
-        pixels: the inputs that do, by their names.
-        kept_normalizations: the inputs that have a normalization and do not, and why, by their names.
+        pixels: the same.
         output_scales: of the model that was made last, the scale of each output; None for float.
     """
 
-    def __init__(self, q_model: Any, builtin: frozenset[str] = frozenset(), *, integer_inputs: bool = False) -> None:
+    def __init__(
+        self, q_model: Any, builtin: frozenset[str] = frozenset(), *, pixels: Mapping[str, Pixels] | None = None
+    ) -> None:
         require_quantized(q_model)
         require_calibrated(q_model)
         self._q_model = q_model
         self._builtin = builtin
-        self.pixels = find_pixels(q_model) if integer_inputs else {}
-        self.kept_normalizations = kept_normalizations(q_model) if integer_inputs else {}
+        self.pixels = dict(pixels or {})
         self._passed = frozenset(name for pixels in self.pixels.values() for name in pixels.passed)
         self._pixel_grids = {pixels.quantizer: pixels.grid for pixels in self.pixels.values()}
         self._before_tied = _before_tied(q_model)

@@ -19,8 +19,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tfqil.export import flatbuffer, metadata_tables
-from tfqil.export.edges import Edge, read_edges
 from tfqil.export.inspect import read_content
+from tfqil.export.io_tensors import IOTensor, read_io_tensors
 from tfqil.export.metadata_tables import COLOR_SPACES, ModelTable, TensorTable
 
 _NAME = b"TFLITE_METADATA"
@@ -115,7 +115,7 @@ def read_metadata(tflite: bytes | str | os.PathLike[str]) -> FileMetadata:
             "tfqil.convert(..., labels=[...])."
         )
     table = _parsed(buffer)
-    inputs, outputs = read_edges(content)
+    inputs, outputs = read_io_tensors(content)
     if (len(table.inputs), len(table.outputs)) != (len(inputs), len(outputs)):
         raise ValueError(
             f"Got metadata of {len(table.inputs)} inputs and {len(table.outputs)} outputs in a file with {len(inputs)} "
@@ -125,22 +125,22 @@ def read_metadata(tflite: bytes | str | os.PathLike[str]) -> FileMetadata:
         name=table.name,
         inputs=tuple(
             InputMetadata(
-                **_of(edge), normalization=Normalization(mean=entry.mean, std=entry.std) if entry.mean else None
+                **_of(tensor), normalization=Normalization(mean=entry.mean, std=entry.std) if entry.mean else None
             )
-            for edge, entry in zip(inputs, table.inputs, strict=True)
+            for tensor, entry in zip(inputs, table.inputs, strict=True)
         ),
         outputs=tuple(
             OutputMetadata(
-                **_of(edge), labels=_labels(content, entry.label_file, edge.shape) if entry.label_file else ()
+                **_of(tensor), labels=_labels(content, entry.label_file, tensor.shape) if entry.label_file else ()
             )
-            for edge, entry in zip(outputs, table.outputs, strict=True)
+            for tensor, entry in zip(outputs, table.outputs, strict=True)
         ),
     )
 
 
-def _of(edge: Edge) -> dict[str, Any]:
+def _of(tensor: IOTensor) -> dict[str, Any]:
     """What an input and an output say alike."""
-    return {name: getattr(edge, name) for name in ("name", "stored", "scale", "zero_point")}
+    return {name: getattr(tensor, name) for name in ("name", "stored", "scale", "zero_point")}
 
 
 def has_metadata(tflite: bytes) -> bool:
@@ -167,23 +167,25 @@ def with_metadata(
         normalizations: of each input, in the order of the file; None for one without.
         labels: of each output, one per entry of its last axis; empty for one without.
     """
-    inputs, outputs = read_edges(tflite)
+    inputs, outputs = read_io_tensors(tflite)
     files = {
-        edge.name: f"labels_{number}.txt" if number > 1 else "labels.txt"
-        for number, edge in enumerate((edge for edge, names in zip(outputs, labels, strict=True) if names), start=1)
+        tensor.name: f"labels_{number}.txt" if number > 1 else "labels.txt"
+        for number, tensor in enumerate(
+            (tensor for tensor, names in zip(outputs, labels, strict=True) if names), start=1
+        )
     }
     table = ModelTable(
         name=name,
         inputs=tuple(
             TensorTable(
-                name=edge.name,
-                channels=_channels(edge.shape),
+                name=tensor.name,
+                channels=_channels(tensor.shape),
                 mean=given.mean if given else (),
                 std=given.std if given else (),
             )
-            for edge, given in zip(inputs, normalizations, strict=True)
+            for tensor, given in zip(inputs, normalizations, strict=True)
         ),
-        outputs=tuple(TensorTable(name=edge.name, label_file=files.get(edge.name, "")) for edge in outputs),
+        outputs=tuple(TensorTable(name=tensor.name, label_file=files.get(tensor.name, "")) for tensor in outputs),
     )
     model = flatbuffer.load(tflite)
     buffer, entry = schema.BufferT(), schema.MetadataT()
@@ -192,85 +194,11 @@ def with_metadata(
     entry.name, entry.buffer = _NAME, len(model.buffers) - 1
     model.metadata = [*(model.metadata or []), entry]
     texts = {
-        files[edge.name]: "".join(f"{label}\n" for label in names)
-        for edge, names in zip(outputs, labels, strict=True)
+        files[tensor.name]: "".join(f"{label}\n" for label in names)
+        for tensor, names in zip(outputs, labels, strict=True)
         if names
     }
     return _with_files(flatbuffer.serialize(model), texts)
-
-
-def labels_by_output(plain: Any, labels: Any) -> dict[str, tuple[str, ...]]:
-    """The labels of a model's outputs, by the names of the outputs.
-
-    Args:
-        plain: a deployable model, whose outputs are called as in its file.
-        labels: a sequence for a model with one output, or a dictionary, name of the output -> labels, or None.
-
-    Raises:
-        TypeError, ValueError: no such thing, an unknown output, another number of labels than classes, or a label that
-            is no line of text.
-    """
-    if labels is None:
-        return {}
-    shapes = dict(zip(plain.output_names, (tensor.shape for tensor in plain.outputs), strict=True))
-    if not isinstance(labels, Mapping):
-        if len(shapes) > 1:
-            raise ValueError(
-                f"Got one list of labels for the outputs {', '.join(map(repr, shapes))}, expected a dictionary: pass "
-                "{name of an output: labels}."
-            )
-        labels = dict.fromkeys(shapes, labels)
-    unknown = [name for name in labels if name not in shapes]
-    if unknown:
-        raise ValueError(
-            f"Got labels for {', '.join(map(repr, unknown))}, expected outputs of the model: name one of "
-            f"{', '.join(map(repr, shapes))}."
-        )
-    return {name: _checked_labels(names, name, shapes[name]) for name, names in labels.items()}
-
-
-def normalization_of(q_model: Any, mean: Any, std: Any) -> Normalization:
-    """A normalization of a model's one input.
-
-    Raises:
-        ValueError: several inputs, neither one number nor one per channel, or numbers that are not finite or, of a
-            standard deviation, not positive.
-    """
-    if len(q_model.inputs) != 1:
-        raise ValueError(
-            f"Got a normalization for a model with {len(q_model.inputs)} inputs, expected one input: leave it out, and "
-            "tell the app by other means."
-        )
-    channels = q_model.inputs[0].shape[-1]
-    values = []
-    for what, given in (("mean", mean), ("std", std)):
-        numbers = np.asarray(given, np.float64).reshape(-1)
-        if numbers.size not in (1, channels) or not np.all(np.isfinite(numbers)):
-            raise ValueError(
-                f"Got {what}={given!r} of a normalization, expected a finite number, or {channels} of them, one per "
-                "channel."
-            )
-        values.append(tuple(numbers.tolist()))
-    if min(values[1]) <= 0:
-        raise ValueError(f"Got std={std!r} of a normalization, expected positive numbers.")
-    return Normalization(mean=values[0], std=values[1])
-
-
-def _checked_labels(labels: Any, output: str, shape: Any) -> tuple[str, ...]:
-    if isinstance(labels, str) or not isinstance(labels, Sequence):
-        raise TypeError(f"Got {type(labels).__name__} as the labels, expected a list of texts, one per class.")
-    if len(labels) != shape[-1]:
-        raise ValueError(
-            f"Got {len(labels)} labels for the output {output!r} with {shape[-1]} classes, expected {shape[-1]}: pass "
-            "one label per class, in the order of the classes."
-        )
-    for place, label in enumerate(labels):
-        if not isinstance(label, str) or not label.strip() or label.splitlines() != [label]:
-            raise ValueError(
-                f"Got the label {label!r} of class {place}, expected one line of text: a label file has a line for "
-                "each class, and readers skip empty ones."
-            )
-    return tuple(labels)
 
 
 def _channels(shape: tuple[int, ...]) -> int | None:

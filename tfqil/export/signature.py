@@ -33,6 +33,18 @@ def output_names(q_model: Any) -> list[str]:
     return signature_names([name.removeprefix(QUANTIZER_PREFIX) for name in q_model.output_names])
 
 
+def places_of(names: Sequence[str], in_file: Sequence[str]) -> list[int]:
+    """Where a model's inputs or outputs stand in a file: by their names, or in order where the file has others.
+
+    Args:
+        names: in the model's order, as `signature_names` makes them.
+        in_file: in the order of the file.
+    """
+    if len(names) == len(in_file) and set(names) == set(in_file):
+        return [in_file.index(name) for name in names]
+    return list(range(len(in_file)))
+
+
 def order_like(tflite: bytes, input_names: Sequence[str], output_names: Sequence[str]) -> bytes:
     """Puts the inputs and outputs of a file in the order of a Keras model, by the names of its signature.
 

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from tfqil import _host
 from tfqil.export import runtime
-from tfqil.export.edges import read_edges
 from tfqil.export.float_layers import FloatLinear
 from tfqil.export.freeze import freeze
 from tfqil.export.inspect import FileReport, inspect, read_content, read_float_weights, read_weights
 from tfqil.export.layers import IntegerLinear
 from tfqil.export.lower import Lowering, tensor_name
+from tfqil.export.pixels import Pixels, find_pixels
+from tfqil.export.signature import places_of, signature_names
 from tfqil.export.tied_layers import IntegerPReLU
 from tfqil.scheme.inputs import input_tensors
 from tfqil.scheme.layers import QuantizeActivation
@@ -101,7 +102,7 @@ def verify(
 
     Args:
         q_model: the quantized model.
-        tflite: content of the file, or its path.
+        tflite: content of the file, or its path: from `convert`, or from a TFLiteConverter and `deployable(q_model)`.
         inputs: an array of examples as the model takes them, or for several inputs a list of arrays, or a dictionary by
             their names. For a file with integer inputs they are put on its grids, and its outputs taken off theirs.
         per_layer: also compare every quantized tensor of the trained model with the lowered one.
@@ -112,7 +113,7 @@ def verify(
     arrays = [tensor.numpy() for tensor in input_tensors(q_model, inputs, "inputs")]
     tflite = read_content(tflite)
     report = inspect(tflite)
-    lowering = lowering_for(q_model, report, integer_inputs=has_integer_inputs(tflite))
+    lowering = lowering_for(q_model, report, pixels_in(report, q_model))
     return compare(q_model, lowering, lowering.model(), tflite, report, arrays, per_layer=per_layer)
 
 
@@ -137,7 +138,7 @@ def compare(
         arrays: examples, one array per model input.
         per_layer: also compare every quantized tensor.
     """
-    got, deployed = _run_file(tflite, lowering.file_inputs(arrays)), _predict(lowered, arrays)
+    got, deployed = _run_file(tflite, report, lowered, lowering.file_inputs(arrays)), _predict(lowered, arrays)
     trained = _predict(q_model, arrays)
     if [output.shape for output in got] != [output.shape for output in trained]:
         raise ValueError(
@@ -174,14 +175,27 @@ def _float_step(output: np.ndarray) -> float:
     return float(np.ptp(output)) / 255 or 1.0
 
 
-def lowering_for(q_model: Any, report: FileReport, *, integer_inputs: bool = False) -> Lowering:
-    """The lowering with the rounding of the kernels that run each layer of a file."""
-    return Lowering(q_model, builtin_layers(q_model, report), integer_inputs=integer_inputs)
+def lowering_for(q_model: Any, report: FileReport, pixels: Mapping[str, Pixels]) -> Lowering:
+    """The lowering with the rounding of the kernels that run each layer of a file, and the pixels that it takes."""
+    return Lowering(q_model, builtin_layers(q_model, report), pixels=pixels)
 
 
-def has_integer_inputs(tflite: bytes) -> bool:
-    """Whether an input of a file holds the integers of a grid."""
-    return any(edge.is_integer for edge in read_edges(tflite)[0])
+def pixels_in(report: FileReport, q_model: Any) -> dict[str, Pixels]:
+    """The inputs that a file takes as bytes of pixels, by their names in the model.
+
+    They are those whose grid in the file is that of the bytes. Other converters keep the normalization as an operator,
+    and the grid of their integers is that of the raw input.
+    """
+    inputs = report.inputs
+    if len(inputs) != len(q_model.input_names):
+        return {}
+    places = places_of(signature_names(q_model.input_names), [tensor.name for tensor in inputs])
+    of_model = {name: inputs[place] for name, place in zip(q_model.input_names, places, strict=True)}
+    return {
+        name: pixels
+        for name, pixels in find_pixels(q_model).items()
+        if of_model[name].is_integer and of_model[name].int8_grid == pixels.grid
+    }
 
 
 def builtin_layers(q_model: Any, report: FileReport) -> frozenset[str]:
@@ -251,14 +265,17 @@ def _chunks(arrays: list[np.ndarray], size: int = _BATCH) -> list[list[np.ndarra
     return [[array[start : start + size] for array in arrays] for start in starts]
 
 
-def _run_file(tflite: bytes, arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """The float outputs of a file for float inputs, on the edges of it that are integers too."""
-    inputs, outputs = read_edges(tflite)
+def _run_file(tflite: bytes, report: FileReport, lowered: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """The float outputs of a file for float inputs, whatever their types in the file, all in the model's order."""
+    inputs, outputs = report.inputs, report.outputs
     if len(inputs) == len(arrays):  # If not, the runtime says what it takes.
-        arrays = [edge.integers(array) for edge, array in zip(inputs, arrays, strict=True)]
+        places = places_of(signature_names(lowered.input_names), [tensor.name for tensor in inputs])
+        of_file = {place: inputs[place].integers(array) for place, array in zip(places, arrays, strict=True)}
+        arrays = [of_file[place] for place in range(len(inputs))]
     parts = [runtime.run(tflite, chunk) for chunk in _chunks(arrays, runtime.fixed_batch(tflite) or _BATCH)]
     stored = [np.concatenate(output) for output in zip(*parts, strict=True)]
-    return [edge.values(array) for edge, array in zip(outputs, stored, strict=True)]
+    places = places_of(signature_names(lowered.output_names), [tensor.name for tensor in outputs])
+    return [outputs[place].values(stored[place]) for place in places]
 
 
 def _predict(model: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:

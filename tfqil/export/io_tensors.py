@@ -1,6 +1,6 @@
 """The inputs and outputs of a file as integers of their grids, which an app hands in and gets.
 
-What a file has at its edges:
+What a file has there:
 
     float32   QUANTIZE behind an input, DEQUANTIZE in front of an output
     int8      neither: the tensor on its grid is the input, or the output
@@ -29,8 +29,8 @@ _DTYPES = {"INT8": np.int8, "UINT8": np.uint8}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Edge:
-    """An input or an output of a file.
+class IOTensor:
+    """An input or an output tensor of a file.
 
     Attributes:
         name: in the file's signature; of a file without one, that of the tensor.
@@ -53,49 +53,58 @@ class Edge:
     def integers(self, values: NDArray[Any]) -> NDArray[Any]:
         """What to hand in for float values: the nearest levels, as QUANTIZE rounds; for bytes, the bytes.
 
-        Edges that hold no integers of a grid take the values as they are.
+        Tensors that hold no integers of a grid take the values as they are.
         """
         if not self.is_integer:
             return values
         is_float = values.dtype.kind == "f"
-        int8 = arithmetic.quantize(values, self._int8_grid()) if is_float else values.astype(np.int32) - 128
+        int8 = arithmetic.quantize(values, self.int8_grid) if is_float else values.astype(np.int32) - 128
         stored = int8 + _SHIFT[self.stored]
         return stored.astype(_DTYPES[self.stored])
 
     def values(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """The float32 values of integers, as DEQUANTIZE computes them; of other edges what is stored."""
+        """The float32 values of integers, as DEQUANTIZE computes them; of other tensors what is stored."""
         if not self.is_integer or self.zero_point is None:
             return stored
         levels = stored.astype(np.int32) - self.zero_point
         return levels.astype(np.float32) * np.float32(self.scale)
 
-    def _int8_grid(self) -> Int8Grid:
+    @property
+    def int8_grid(self) -> Int8Grid:
+        """The grid of the integers, as int8 holds them: that of a uint8 tensor less 128."""
         return Int8Grid(scale=self.scale or 0.0, zero_point=(self.zero_point or 0) - _SHIFT[self.stored])
 
 
 def require_type(argument: str, stored: Any) -> None:
-    """Raises one sentence unless a file can have edges of a type."""
+    """Raises one sentence unless a file can have inputs and outputs of a type."""
     if not isinstance(stored, str) or stored not in TYPES:  # tf.uint8 == "uint8".
         raise ValueError(f"Got {argument}={stored!r}, expected one of {', '.join(map(repr, TYPES))}.")
 
 
-def read_edges(tflite: bytes) -> tuple[list[Edge], list[Edge]]:
+def read_io_tensors(tflite: bytes) -> tuple[list[IOTensor], list[IOTensor]]:
     """The inputs and the outputs of a file, in its order.
 
     Raises:
         ValueError: no whole .tflite file.
     """
-    model = flatbuffer.load(tflite)
+    return io_tensors_of(flatbuffer.load(tflite))
+
+
+def io_tensors_of(model: Any) -> tuple[list[IOTensor], list[IOTensor]]:
+    """What `read_io_tensors` says of a file, of its object form."""
     signature = _signature(model)
     graph = model.subgraphs[0 if signature is None else signature.subgraphIndex]
     inputs, outputs = (
-        [_edge(graph.tensors[index], _names(signature, side).get(int(index))) for index in getattr(graph, side)]
+        [
+            _io_tensor(graph.tensors[index], _names(signature, side).get(int(index)))
+            for index in flatbuffer.items(getattr(graph, side))
+        ]
         for side in ("inputs", "outputs")
     )
     return inputs, outputs
 
 
-def with_integer_edges(tflite: bytes, input_type: str, output_type: str) -> bytes:
+def with_integer_io(tflite: bytes, input_type: str, output_type: str) -> bytes:
     """The file with inputs and outputs of other types; those that are no float32 stay as they are.
 
     Args:
@@ -111,18 +120,18 @@ def with_integer_edges(tflite: bytes, input_type: str, output_type: str) -> byte
     model = flatbuffer.load(tflite)
     signature = _signature(model)
     graph = model.subgraphs[0 if signature is None else signature.subgraphIndex]
-    edges = _Edges(model, graph, signature)
+    io = _InputsAndOutputs(model, graph, signature)
     if input_type != "float32":
         for place in range(len(graph.inputs)):
-            edges.replace_input(place, input_type.upper())
+            io.replace_input(place, input_type.upper())
     if output_type != "float32":
         for place in range(len(graph.outputs)):
-            edges.replace_output(place, output_type.upper())
+            io.replace_output(place, output_type.upper())
     compact(model)
     return flatbuffer.serialize(model)
 
 
-class _Edges:
+class _InputsAndOutputs:
     """Changes the inputs and outputs of one graph in place."""
 
     def __init__(self, model: Any, graph: Any, signature: Any) -> None:
@@ -207,16 +216,15 @@ def _signature(model: Any) -> Any:
 def _names(signature: Any, side: str) -> Mapping[int, str]:
     """Names in the signature, by the index of the tensor."""
     entries = [] if signature is None else flatbuffer.items(getattr(signature, side))
-    return {int(entry.tensorIndex): entry.name.decode() for entry in entries}
+    return {int(entry.tensorIndex): (entry.name or b"").decode("utf-8", "replace") for entry in entries}
 
 
-def _edge(tensor: Any, name: str | None) -> Edge:
-    quantization = tensor.quantization
-    has_grid = quantization is not None and len(flatbuffer.items(quantization.scale)) == 1
-    return Edge(
+def _io_tensor(tensor: Any, name: str | None) -> IOTensor:
+    scale, zero_point = flatbuffer.grid_of(tensor) or (None, None)
+    return IOTensor(
         name=name or flatbuffer.tensor_name(tensor),
         shape=flatbuffer.shape_of(tensor),
         stored=flatbuffer.type_name(tensor),
-        scale=float(quantization.scale[0]) if has_grid else None,
-        zero_point=int(quantization.zeroPoint[0]) if has_grid else None,
+        scale=scale,
+        zero_point=zero_point,
     )
