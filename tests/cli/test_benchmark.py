@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -89,8 +91,9 @@ def test_the_tables_say_who_runs_the_operators_and_how_long(mixed_file, capsys):
     assert run_here("benchmark", mixed_file, "--runs=2") == 0
     output = capsys.readouterr().out
     rows = {name: next(line for line in output.splitlines() if name in line) for name in ("QUANTIZE", "CONV_2D")}
-    assert "xnnpack" in rows["QUANTIZE"] and "builtin" in rows["CONV_2D"]
-    assert "XNNPACK takes 1 of 2 operators, in 1 part; all alone" in output
+    assert "XNNPACK" in rows["QUANTIZE"] and "built-in kernel" in rows["CONV_2D"]
+    assert "XNNPACK runs 1 of 2 operators, in 1 part; built-in kernels run 1\n" in output
+    assert re.search(r"all operators, each alone: [\d.]+ ms, with the start of each; the whole file: [\d.]+ ms", output)
 
 
 def test_the_files_as_a_whole_are_timed_alone_on_request(tiny_file, capsys):
@@ -101,10 +104,18 @@ def test_the_files_as_a_whole_are_timed_alone_on_request(tiny_file, capsys):
 
 def test_an_operator_that_does_not_run_alone_has_no_time():
     loop = OperatorTime(name="WHILE", result="state", kernels="builtin", seconds=None)
-    dense = OperatorTime(name="FULLY_CONNECTED", result="y", kernels="xnnpack", seconds=2e-6)
+    dense = OperatorTime(name="FULLY_CONNECTED", result="y;of what was fused", kernels="xnnpack", seconds=2e-6)
     entry = benchmark.Operators(file="a", operators=[loop, dense], partitions=1)
-    table, sentence = benchmark.render_operators(entry)
+    table, *sentences = benchmark.render_operators(entry, whole=1e-6)
     first, second = zip(*([cell.plain for cell in column.cells] for column in table.columns), strict=True)
-    assert first == ("WHILE", "state", "builtin", "-", "-")
-    assert second == ("FULLY_CONNECTED", "y", "xnnpack", "2.0", "100.0%")
-    assert sentence == "XNNPACK takes 1 of 2 operators, in 1 part; all alone 0.002 ms"
+    assert first == ("WHILE", "state", "built-in kernel", "-", "-")
+    assert second == ("FULLY_CONNECTED", "y", "XNNPACK", "2.0", "100.0%")
+    assert [column.header.plain for column in table.columns] == [
+        "operator", "output tensor", "run by", "time us", "share",
+    ]  # fmt: skip
+    assert sentences == [
+        "XNNPACK runs 1 of 2 operators, in 1 part; built-in kernels run 1",
+        "all operators, each alone: 0.002 ms, with the start of each; the whole file: 0.001 ms",
+    ]
+    (_, all_of_them, _) = benchmark.render_operators(dataclasses.replace(entry, operators=[dense]), whole=1e-6)
+    assert all_of_them == "XNNPACK runs 1 of 1 operators, in 1 part"

@@ -35,7 +35,7 @@ def float_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     import tensorflow as tf
     import tf_keras
 
-    model = tf_keras.Sequential([tf_keras.layers.Input((6, 6, 1)), tf_keras.layers.Conv2D(2, 3)])
+    model = tf_keras.Sequential([tf_keras.layers.Input((6, 6, 1), name="image"), tf_keras.layers.Conv2D(2, 3)])
     path = tmp_path_factory.mktemp("files") / "float.tflite"
     path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
     return path
@@ -81,8 +81,29 @@ def test_json_holds_the_report_and_nothing_else_is_printed(convolution_file, cap
 def test_the_tables_name_weights_operators_and_the_verdict(convolution_file, capsys):
     assert run_here("inspect", convolution_file) == 0
     output = capsys.readouterr().out
-    for text in ("CONV_2D", "4x3x3x2", "INT8", "3 (2^k)", "RELU", "xnnpack", "integer only: yes"):
+    for text in ("CONV_2D", "4x3x3x2", "INT8", "3 (2^k)", "RELU", "XNNPACK", "integer only: yes"):
         assert text in output
+
+
+def test_inputs_and_outputs_are_listed_of_every_file(convolution_file, float_file, capsys):
+    assert run_here("inspect", convolution_file) == 0
+    _, _, listed = capsys.readouterr().out.partition("Inputs and outputs")
+    lines = [line for line in listed.splitlines() if line.startswith(("│ input", "│ output"))]
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    assert rows == [
+        ["input", "x", "(1, 5, 5, 2)", "INT8", "0.0299999993", "-7"],
+        ["output", "y", "(1, 5, 5, 4)", "INT8", "0.0500000007", "0"],
+    ]
+    assert run_here("inspect", convolution_file, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["metadata"] is None
+    assert report["inputs"] == [
+        {"name": "x", "shape": [1, 5, 5, 2], "stored": "INT8", "scale": float(np.float32(0.03)), "zero_point": -7}
+    ]
+    assert run_here("inspect", float_file, "--json") == 0
+    (image,) = json.loads(capsys.readouterr().out)["inputs"]
+    # As the signature calls it, and with the batch open.
+    assert image == {"name": "image", "shape": [-1, 6, 6, 1], "stored": "FLOAT32", "scale": None, "zero_point": None}
 
 
 def test_a_file_that_computes_in_float_is_shown_as_one_and_is_no_error(float_file, capsys):

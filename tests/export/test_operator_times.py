@@ -65,18 +65,18 @@ def test_the_operators_that_compute_more_take_longer():
     assert large > 2 * small
 
 
-def test_a_loop_is_no_operator_to_run_alone():
+@pytest.mark.parametrize(
+    ("recurrent", "operator"), [(layers.LSTM, "UNIDIRECTIONAL_SEQUENCE_LSTM"), (layers.GRU, "WHILE")]
+)
+def test_states_and_loops_do_not_run_alone_and_what_is_beside_them_does(recurrent, operator):
     inputs = keras.Input((5, 3), name="sequence")
-    x = layers.LSTM(4, name="lstm")(inputs)
+    x = recurrent(4, name="recurrent")(inputs)
     model = keras.Model(inputs, layers.Dense(2, name="last")(layers.Dense(8, activation="relu", name="hidden")(x)))
     data = np.random.default_rng(0).normal(size=(8, 5, 3)).astype(np.float32)
     tflite = tfqil.convert(networks.calibrated_on(model, data, 4, 8), check=False)
     times = operator_times(tflite, repeats=2)
-    kinds = {entry.name: entry for entry in times}
-    assert "FULLY_CONNECTED" in kinds
-    for name in ("WHILE", "UNIDIRECTIONAL_SEQUENCE_LSTM"):
-        if name in kinds:
-            assert kinds[name].seconds is None
+    assert [(entry.name, entry.kernels) for entry in times if entry.seconds is None] == [(operator, "builtin")]
+    assert [entry.kernels for entry in times if entry.name == "FULLY_CONNECTED"] == ["xnnpack", "xnnpack"]
 
 
 def test_the_operators_are_named_by_what_they_write():

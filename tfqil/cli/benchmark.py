@@ -4,9 +4,9 @@ The files take turns, so that a change of the machine's speed meets all of them 
 the medians, to the first file: below 1 is faster. Naming a file twice shows how far apart equal files are
 measured.
 
-Each operator is timed alone, as a file of its own: to start it costs more than inside the whole file, to fetch
-its inputs less. Which kernels run it is what they do in the whole file: those of XNNPACK, the delegate that
-phones use by default, or the builtin ones.
+Each operator is timed alone, as a file of its own: to start it costs one or two microseconds, which the whole file
+pays once, and to fetch its inputs less than there. Who runs it is what happens in the whole file: XNNPACK, the delegate
+that phones use by default, or a built-in kernel of the runtime.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         console.print_json(to_dict(timings, operators, threads=arguments.threads))
     else:
-        blocks = (block for entry in operators for block in render_operators(entry))
+        whole = {timing.file: timing.median for timing in timings}
+        blocks = (block for entry in operators for block in render_operators(entry, whole[entry.file]))
         console.print_blocks(*blocks, render(timings, threads=arguments.threads))
     return 0
 
@@ -145,24 +146,35 @@ def render(timings: Sequence[Timing], *, threads: int) -> rich.table.Table:
     return result
 
 
-def render_operators(entry: Operators) -> Iterator[rich.table.Table | str]:
-    """The operators of a file as a table, and who runs them in one sentence."""
+def render_operators(entry: Operators, whole: float) -> Iterator[rich.table.Table | str]:
+    """The operators of a file as a table, and who runs them in one sentence.
+
+    Args:
+        entry: the operators.
+        whole: median seconds of the whole file.
+    """
     table = empty_table(
-        {"operator": "left", "result": "left", "kernels": "left", "median us": "right", "share": "right"},
-        f"{entry.file}: operators, each alone",
+        {"operator": "left", "output tensor": "left", "run by": "left", "time us": "right", "share": "right"},
+        f"{entry.file}: operators, each timed alone",
     )
     for operator in entry.operators:
-        cells = (
+        times = (
             ("-", "-")
             if operator.seconds is None
             else (f"{1e6 * operator.seconds:.1f}", f"{operator.seconds / entry.total:.1%}")
         )
-        add_row(table, (operator.name, operator.result, operator.kernels, *cells))
+        # The converter joins the names of what it fused by ';'.
+        tensor = operator.result.partition(";")[0]
+        add_row(table, (operator.name, tensor, console.RUN_BY[operator.kernels], *times))
     yield table
     number, parts = len(entry.operators), entry.partitions
+    others = number - entry.delegated
+    in_parts = f", in {parts} part{'' if parts == 1 else 's'}" if entry.delegated else ""
+    by_others = f"; built-in kernels run {others}" if others else ""
+    yield f"XNNPACK runs {entry.delegated} of {number} operators{in_parts}{by_others}"
     yield (
-        f"XNNPACK takes {entry.delegated} of {number} operators, in {parts} part{'' if parts == 1 else 's'}; all alone "
-        f"{1000 * entry.total:.3f} ms"
+        f"all operators, each alone: {1000 * entry.total:.3f} ms, with the start of each; the whole file: "
+        f"{1000 * whole:.3f} ms"
     )
 
 

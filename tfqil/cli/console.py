@@ -19,6 +19,10 @@ import rich.text
 _WIDTH_OF_A_PIPE = 240
 
 
+# Who runs an operator, as reports call it and as tables say it.
+RUN_BY = {"xnnpack": "XNNPACK", "builtin": "built-in kernel", "unknown": "unknown"}
+
+
 class InputError(Exception):
     """One sentence about an input: what was got, what was expected, what to do."""
 

@@ -1,4 +1,4 @@
-"""Shows what a .tflite file holds: integers, bits really used, bytes, metadata, and what still computes in float."""
+"""Shows what a .tflite file holds: inputs and outputs, bits really used, bytes, metadata, what computes in float."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def render(
         yield _weights(report)
     yield _operators(report)
     yield _activations(report)
+    yield _inputs_and_outputs(report)
     if metadata is not None:
-        yield _edges(metadata)
+        yield _metadata(metadata)
     if problem is not None:
         yield f"metadata: {problem}"
     constants = ", ".join(f"{name} {size(number)}" for name, number in report.constant_bytes.items())
@@ -70,17 +71,32 @@ def _metadata_of(content: bytes) -> tuple[FileMetadata | None, str | None]:
         return None, console.one_sentence(error)
 
 
-def _edges(metadata: FileMetadata) -> rich.table.Table:
-    table = empty_table(
-        {"name": "left", "stored": "left", "normalization": "left", "labels": "left"}, f"Metadata of {metadata.name}"
-    )
+def _inputs_and_outputs(report: FileReport) -> rich.table.Table:
+    texts = dict.fromkeys(("kind", "name", "shape", "stored"), "left")
+    table = empty_table({**texts, "scale": "right", "zero point": "right"}, "Inputs and outputs")
+    for kind, tensors in (("input", report.inputs), ("output", report.outputs)):
+        for tensor in tensors:
+            shape = f"({', '.join('any' if axis == -1 else str(axis) for axis in tensor.shape)})"
+            grid = _grid(tensor.scale, tensor.zero_point)
+            add_row(table, (kind, tensor.name, shape, tensor.stored, *grid))
+    return table
+
+
+def _grid(scale: float | None, zero_point: int | None) -> tuple[str, str]:
+    """Cells for value = scale * (stored - zero point), empty where a tensor holds no integers."""
+    # All digits of float32, which an app may copy.
+    return "" if scale is None else f"{scale:.9g}", "" if zero_point is None else str(zero_point)
+
+
+def _metadata(metadata: FileMetadata) -> rich.table.Table:
+    table = empty_table({"name": "left", "normalization": "left", "labels": "left"}, f"Metadata of {metadata.name}")
     for entry in metadata.inputs:
         given = entry.normalization
         text = "" if given is None else f"(pixel - {_numbers(given.mean)}) / {_numbers(given.std)}"
-        add_row(table, (entry.name, entry.stored, text, ""))
+        add_row(table, (entry.name, text, ""))
     for output in metadata.outputs:
         labels = f"{len(output.labels)}: {', '.join(output.labels)}" if output.labels else ""
-        add_row(table, (output.name, output.stored, "", labels))
+        add_row(table, (output.name, "", labels))
     return table
 
 
@@ -103,10 +119,10 @@ def _weights(report: FileReport) -> rich.table.Table:
 
 
 def _operators(report: FileReport) -> rich.table.Table:
-    table = empty_table({"operator": "left", "fused": "left", "kernels": "left", "count": "right"}, "Operators")
+    table = empty_table({"operator": "left", "fused": "left", "run by": "left", "count": "right"}, "Operators")
     kinds = Counter((entry.name, entry.fused_activation, entry.kernels) for entry in report.operators)
     for (name, fused, kernels), count in kinds.items():
-        add_row(table, (name, "" if fused == "NONE" else fused, kernels, count))
+        add_row(table, (name, "" if fused == "NONE" else fused, console.RUN_BY[kernels], count))
     return table
 
 
@@ -116,7 +132,7 @@ def _activations(report: FileReport) -> rich.table.Table:
         "Activations",
     )
     for activation in report.activations:
-        scale = "" if activation.scale is None else f"{activation.scale:.6g}"
-        point, levels = ("" if value is None else value for value in (activation.zero_point, activation.levels))
-        add_row(table, (activation.name, activation.stored, scale, point, levels))
+        levels = "" if activation.levels is None else activation.levels
+        grid = _grid(activation.scale, activation.zero_point)
+        add_row(table, (activation.name, activation.stored, *grid, levels))
     return table
