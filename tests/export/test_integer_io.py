@@ -392,3 +392,6 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     exec(compile(example, "android.md", "exec"), {})
     assert read_metadata(tmp_path / "kinds.tflite").inputs[0].normalization is not None
+    photos = np.fromfile("photos.bin", np.uint8).reshape(-1, 32, 32, 3)
+    (scores,) = runtime.run((tmp_path / "kinds.tflite").read_bytes(), [photos])
+    assert np.array_equal(np.fromfile("scores.bin", np.uint8), scores.ravel()) and len(photos) == 8
