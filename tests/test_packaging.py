@@ -56,9 +56,8 @@ def test_the_quickstart_runs_where_the_package_is_installed(kind, source, tmp_pa
 
     outside = tmp_path / "outside"
     outside.mkdir()
-    quickstart = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)[
-        0
-    ]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    quickstart = "".join(re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)[:2])  # The model, and its use.
     script = outside / "quickstart.py"
     script.write_text(
         quickstart + "print(tfqil.__file__)\ntfqil.convert(q_model, path='digits.tflite')\n", encoding="utf-8"
