@@ -4,6 +4,7 @@ resnet18, resnet34    ImageNet: basic blocks with pre-activation, as QIL's re-im
 alexnet               ImageNet, with batch normalization
 resnet20              CIFAR-10: three stages of three basic blocks (He et al., 2016, section 4.2)
 vgg11                 CIFAR-10: eight convolutions with batch normalization, and one dense layer
+mobilenet             small images: seven pairs of a depthwise and a pointwise convolution (Howard et al., 2017)
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import tf_keras as keras
 
 layers = keras.layers
 
-NAMES = ("resnet18", "resnet34", "alexnet", "resnet20", "vgg11")
+NAMES = ("resnet18", "resnet34", "alexnet", "resnet20", "vgg11", "mobilenet")
 
 _STAGE_BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 # Channels of the convolutions, and where the image is halved.
 _VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+# Channels and stride of each pair: those of the paper without the five equal ones, for images of 32 pixels.
+_MOBILENET = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1))
 
 
 def build(name: str, shape: tuple[int, int, int], classes: int, *, width: float = 1.0) -> keras.Model:
@@ -48,6 +51,8 @@ def build(name: str, shape: tuple[int, int, int], classes: int, *, width: float 
         return _cifar_resnet(shape, classes, blocks=3, width=width)
     if name == "vgg11":
         return _vgg(shape, classes, width)
+    if name == "mobilenet":
+        return _mobilenet(shape, classes, width)
     raise ValueError(f"Got the network {name!r}, expected one of {', '.join(NAMES)}.")
 
 
@@ -82,6 +87,23 @@ def _vgg(shape: tuple[int, int, int], classes: int, width: float) -> keras.Model
         number += 1
         x = _norm_relu(_conv(x, round(int(channels) * width), f"conv{number}"), f"conv{number}")
     return _classifier(inputs, x, classes, "vgg11")
+
+
+def _mobilenet(shape: tuple[int, int, int], classes: int, width: float) -> keras.Model:
+    inputs = keras.Input(shape, name="image")
+    x = _norm_relu(_conv(inputs, round(32 * width), "stem", stride=2), "stem")
+    for number, (channels, stride) in enumerate(_MOBILENET, start=1):
+        x = layers.DepthwiseConv2D(
+            3,
+            strides=stride,
+            padding="same",
+            use_bias=False,
+            depthwise_initializer="he_normal",
+            name=f"depthwise{number}",
+        )(x)
+        x = _norm_relu(x, f"depthwise{number}")
+        x = _norm_relu(_conv(x, round(channels * width), f"pointwise{number}", size=1), f"pointwise{number}")
+    return _classifier(inputs, x, classes, "mobilenet")
 
 
 def _conv(x, channels: int, name: str, *, stride: int = 1, size: int = 3):
