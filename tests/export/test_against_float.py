@@ -135,6 +135,24 @@ def test_what_computes_with_a_mask_stays_in_float_with_a_reason():
     assert np.abs(got - expected).mean() < 0.01 * expected.std()
 
 
+def test_a_convolution_drops_a_mask_as_it_does_in_float():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12,), dtype="int32")
+    x = layers.Embedding(20, 6, mask_zero=True)(inputs)
+    shorter, as_long = layers.Conv1D(8, 3, activation="relu")(x), layers.Conv1D(8, 3, padding="same")(x)
+    means = [layers.GlobalAveragePooling1D(name=name)(y) for name, y in (("first", shorter), ("second", as_long))]
+    model = keras.Model(inputs, layers.Dense(3)(layers.Concatenate()([*means, layers.LSTM(4)(shorter)])))
+    examples = np.random.default_rng(0).integers(1, 20, (32, 12))
+    examples[:, 5:] = 0
+    q_model = networks.calibrated_on(model, examples, 8, 8)
+    assert all("stays in float" not in tfqil.placements(q_model)[name].reason for name in ("first", "second"))
+    assert _distance(model, q_model, examples) < LARGEST_DISTANCE
+    tflite = tfqil.convert(q_model, "int8")
+    got = runtime.run(tflite, [examples[:1].astype(np.int32)])[0]
+    expected = q_model.predict(examples, verbose=0)
+    assert np.abs(got - expected[:1]).mean() < 0.01 * expected.std()
+
+
 def test_what_follows_an_embedding_is_quantized():
     keras.utils.set_random_seed(0)
     inputs = keras.Input((12,), dtype="int32")

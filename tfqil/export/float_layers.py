@@ -9,7 +9,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tfqil import _host
-from tfqil.export.layers import kept_in_float, multiply
+from tfqil.export.layers import hands_mask_on, kept_in_float, multiply
 
 
 class FloatLinear(_host.Layer):  # type: ignore[misc, name-defined]
@@ -36,7 +36,7 @@ class FloatLinear(_host.Layer):  # type: ignore[misc, name-defined]
         **options: Any,
     ) -> None:
         super().__init__(name=name, dtype="float32")
-        self.supports_masking = True
+        self.supports_masking = hands_mask_on(operator, kernel)
         self.operator, self.kernel = operator, kernel
         self._factors, self._bias = factors, bias
         self._options = options

@@ -190,6 +190,7 @@ class IntegerLinear(IntegerLayer):
         self.operator, self.kernels, self.input_grid = operator, kernels, input_grid
         self.codes, self.steps, self.bias_codes = codes, steps, bias_codes
         self._axes_before = axes_before
+        self.supports_masking = hands_mask_on(operator, codes)
         self._apply = functools.partial(
             multiply, operator=operator, strides=strides, padding=padding, dilations=dilations
         )
@@ -333,6 +334,7 @@ class IntegerMean(IntegerLayer):
     def __init__(self, *, input_grid: Int8Grid, keepdims: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._input_grid, self._keepdims = input_grid, keepdims
+        self.supports_masking = False  # There are no time steps behind it.
 
     def integers(self, inputs: Any) -> NDArray[np.int32]:
         """The runtime's float32 average of the stored integers."""
@@ -413,6 +415,14 @@ def multiply(
         )
     apply = tf.nn.depthwise_conv2d if operator == "depthwise" else tf.nn.conv2d
     return apply(inputs, kernel, (1, *strides, 1), padding.upper(), dilations=tuple(dilations))
+
+
+def hands_mask_on(operator: str, kernel: NDArray[Any]) -> bool:
+    """Whether the outputs of `multiply` belong to the time steps of its inputs, so that a mask of theirs holds.
+
+    Keras's convolutions drop masks; a depthwise kernel for one position stands for a batch normalization.
+    """
+    return operator == "dense" or (operator == "depthwise" and kernel.shape[:2] == (1, 1))
 
 
 def kept_in_float(values: tf.Tensor) -> tf.Tensor:

@@ -46,7 +46,8 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         super().__init__(layer, quantize_config, **kwargs)
         self.reason = reason
         self._frozen: FrozenKernel | None = None
-        self.supports_masking = True  # It hands a mask on; what multiplies does not read it.
+        # As the layer inside: Dense hands a mask on, a convolution, whose outputs are other steps, drops it.
+        self.supports_masking = layer.supports_masking
 
     def build(self, input_shape: Any) -> None:
         """Creates the inner layer's variables first, fresh and reloaded alike."""
