@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 import re
+import threading
 from typing import Any
 
 import tensorflow as tf
@@ -501,17 +502,22 @@ def multiplications(wrapper: Any, nodes: collections.abc.Sequence[Any]) -> int |
     return None if any(None in shape for shape in shapes) else int(kernel) * sum(map(math.prod, shapes))
 
 
+# Two threads that run one model would else find each other's kernels in its layers, and put those back for good.
+_REPLACING = threading.RLock()
+
+
 @contextlib.contextmanager
 def kernel_replaced(layer: Any, value: Any) -> collections.abc.Iterator[None]:
-    """Lets a layer compute with another kernel for a while."""
+    """Lets a layer compute with another kernel for a while, in one thread at a time."""
     # Not by `setattr`: Keras would forget the variable, and append it behind the others when it comes back.
     attributes, name = vars(layer), kernel_name(layer)
-    variable = attributes[name]
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        attributes[name] = variable
+    with _REPLACING:
+        variable = attributes[name]
+        attributes[name] = value
+        try:
+            yield
+        finally:
+            attributes[name] = variable
 
 
 class WrappingOptimizer(tf.__internal__.tracking.DelegatingTrackableMixin, Optimizer):  # type: ignore[misc, valid-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import gc
 import json
 import os
 import pathlib
@@ -157,6 +159,8 @@ def test_kernels_are_stored_as_integers_alone(q_model, folder):
     assert all(
         np.prod(shape) < 300 for name, shape in names.items() if name not in codes and "CHECKPOINTABLE" not in name
     )
+    # Nor are ends of intervals, which are scalars: grids are constants.
+    assert not [name for name, shape in names.items() if name.startswith("variables_of_layers/") and not shape]
 
 
 def test_the_folder_is_a_fraction_of_the_float_ones(tmp_path):
@@ -191,10 +195,103 @@ def test_models_of_equal_names_do_not_share_their_kernels(q_model, folder, tmp_p
         np.testing.assert_allclose(computed, model.predict(images(4), verbose=0)[0], rtol=1e-6, atol=1e-6)
 
 
-def test_the_model_computes_as_before_afterwards(q_model, tmp_path):
-    before = q_model.predict(images(4), verbose=0)[0]
+class Traced(layers.Layer):
+    """A layer that does something when a graph of it is made, and computes nothing."""
+
+    then: Any = None
+
+    @tf.autograph.experimental.do_not_convert
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """The inputs."""
+        del training
+        if self.then is not None and not tf.executing_eagerly():
+            self.then()
+        return inputs
+
+
+@pytest.fixture
+def traced() -> tuple[Any, Any]:
+    """A small model with such a layer in it, and the layer."""
+    inputs = keras.Input((4,))
+    x = layers.Dense(3)(Traced(name="traced")(layers.Dense(6, activation="relu")(inputs)))
+    q_model = tfqil.quantize_model(keras.Model(inputs, x), tfqil.QILQuantizeConfig(3, 4))
+    return tfqil.calibrate(q_model, VECTORS), q_model.get_layer("traced")
+
+
+VECTORS = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+
+
+def test_other_threads_use_the_model_while_it_is_traced(traced, tmp_path):
+    q_model, layer = traced
+    expected = q_model(VECTORS, training=False).numpy()
+    meanwhile = []
+
+    def then() -> None:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            meanwhile.append(pool.submit(lambda: q_model(VECTORS, training=False).numpy()).result())
+
+    layer.then = then
     tfqil.export_saved_model(q_model, tmp_path / "served")
-    np.testing.assert_array_equal(q_model.predict(images(4), verbose=0)[0], before)
+    assert len(meanwhile) >= 1
+    for found in (*meanwhile, q_model(VECTORS, training=False).numpy()):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_export_that_fails_leaves_the_model_as_it_was(traced, tmp_path):
+    q_model, layer = traced
+    expected = q_model(VECTORS, training=False).numpy()
+
+    def then() -> None:
+        raise RuntimeError("interrupted")
+
+    layer.then = then
+    with pytest.raises(RuntimeError, match="interrupted"):
+        tfqil.export_saved_model(q_model, tmp_path / "served")
+    assert not list(tmp_path.iterdir())
+    np.testing.assert_array_equal(q_model(VECTORS, training=False).numpy(), expected)
+
+
+def test_memory_is_freed_with_the_model(tmp_path):
+    inputs = keras.Input((500,))
+    model = keras.Model(inputs, layers.Dense(500)(layers.Dense(8000, activation="relu")(inputs)))
+    q_model = tfqil.quantize_model(model, tfqil.QILQuantizeConfig(2, 4))
+    tfqil.calibrate(q_model, np.random.default_rng(0).normal(size=(8, 500)).astype(np.float32))
+    tfqil.export_saved_model(q_model, tmp_path / "served")
+    held = []
+    for _ in range(8):
+        answers(tmp_path / "served", np.zeros((1, 500), np.float32))
+        gc.collect()
+        held.append(resident_megabytes())
+    # The kernels of one model are 31 MB in float; the first ones grow what the allocator keeps.
+    assert held[-1] - held[2] < 31
+
+
+def resident_megabytes() -> float:
+    """The memory of this process, on Linux."""
+    (line,) = (line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024  # "VmRSS:    1234 kB"
+
+
+def test_mixed_precision_several_inputs_as_a_dictionary_integers_and_float_layers(tmp_path):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        inputs = {"words": keras.Input((6,), dtype="int32", name="words"), "age": keras.Input((4,), name="age")}
+        x = layers.SimpleRNN(5)(layers.Embedding(10, 8, mask_zero=True)(inputs["words"]))
+        y = layers.Lambda(lambda tensor: tf.math.sin(tensor))(layers.Dense(6, activation="relu")(inputs["age"]))
+        x = layers.Dense(8, activation="relu")(layers.Concatenate()([x, y]))
+        outputs = {"mood": layers.Dense(3, name="mood")(x), "b": layers.Dense(1, "sigmoid", name="first")(x)}
+        q_model = tfqil.quantize_model(keras.Model(inputs, outputs), tfqil.QILQuantizeConfig(4, 4))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    examples = {"words": np.random.default_rng(0).integers(0, 10, (9, 6)).astype(np.int32), "age": VECTORS[:9]}
+    tfqil.calibrate(q_model, examples)
+    tfqil.export_saved_model(q_model, tmp_path / "served")
+    serve = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    found = serve(**{name: tf.constant(values) for name, values in examples.items()})
+    expected = q_model.predict(examples, verbose=0)
+    assert set(found) == {"mood", "first_activation"}
+    for name, key in (("mood", "mood"), ("first_activation", "b")):
+        np.testing.assert_allclose(found[name].numpy(), expected[key], rtol=1e-6, atol=1e-6)
 
 
 def test_paths_that_cannot_be_written_are_refused_before_any_work(q_model, tmp_path):

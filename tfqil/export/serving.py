@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -11,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from tfqil import _host
 from tfqil.export.flatbuffer import pack_integers
@@ -19,8 +16,8 @@ from tfqil.export.freeze import require_calibrated, require_quantized
 from tfqil.export.new_path import require_new_path, written_whole
 from tfqil.export.signature import output_names, signature_names
 from tfqil.numerics.grid import WeightGrid
-from tfqil.scheme.accumulator import TrainedStep, trained_step
-from tfqil.scheme.layers import FrozenKernel, QuantizedLayer
+from tfqil.scheme.frozen import frozen
+from tfqil.scheme.layers import QuantizedLayer
 
 _SIGNATURE = "serving_default"
 
@@ -29,9 +26,10 @@ def export_saved_model(q_model: Any, path: str | os.PathLike[str], *, jit_compil
     """Writes a quantized model as a SavedModel that computes what `q_model.predict` computes.
 
     Its signature "serving_default" takes the model's inputs by their names, with any batch size, and returns its
-    outputs by the names of their layers. Kernels are stored as their codes, at the fewest of 2, 4, 8, 16 and 32 bits
-    that hold them, and their steps; when the model is loaded they are multiplied, once. A process that loads it needs
-    TensorFlow alone.
+    outputs by the names of their layers. Kernels are stored as their codes, at the fewest of 2, 4, 8, 16 and 32
+    bits that hold them, and their steps; when the model is loaded they are multiplied, once. A process that loads it
+    needs TensorFlow alone, and has the memory back when it drops the model. `q_model` is not changed, not even while
+    this runs, so that other threads may use it.
 
     Args:
         q_model: a calibrated or trained model from `quantize_model` or `quantize_apply`.
@@ -56,14 +54,12 @@ def _served(q_model: Any, *, jit_compile: bool) -> tuple[tf.Module, Any]:
     layers = [layer for layer in q_model.layers if isinstance(layer, QuantizedLayer)]
     module = tf.Module()
     module.kernels = [_Kernel(layer) for layer in layers]
-    steps = [_constant(trained_step(layer)) for layer in layers]
     names_in, names_out = signature_names(q_model.input_names), output_names(q_model)
 
     @tf.function(autograph=False, jit_compile=jit_compile)
     def computed(*inputs: tf.Tensor) -> list[tf.Tensor]:
-        with contextlib.ExitStack() as stack:
-            for layer, kernel, step in zip(layers, module.kernels, steps, strict=True):
-                stack.enter_context(layer.computing_with(FrozenKernel(kernel.values.read(), step)))
+        # Where this is traced only the thread that traces it sees other kernels than the trained ones.
+        with frozen(layers, [kernel.read() for kernel in module.kernels]):
             return [tf.identity(output) for output in _host.as_list(q_model(list(inputs), training=False))]
 
     def by_name(**inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
@@ -74,12 +70,14 @@ def _served(q_model: Any, *, jit_compile: bool) -> tuple[tf.Module, Any]:
         for tensor, name in zip(q_model.inputs, names_in, strict=True)
     ]
     signature = tf.function(by_name, autograph=False).get_concrete_function(**{spec.name: spec for spec in specs})
-    module.variables_of_layers = list(signature.graph.variables)
+    # Of all variables that were read, also for constants, those that are read again.
+    captured = set(map(id, signature.captured_inputs))
+    module.variables_of_layers = [one for one in signature.graph.variables if id(one.handle) in captured]
     return module, signature
 
 
 class _Kernel(tf.Module):  # type: ignore[misc]
-    """A kernel as it is stored: codes, two or four in a byte where they fit, and steps."""
+    """A kernel as it is stored, codes, two or four in a byte where they fit, and steps; and its values when loaded."""
 
     def __init__(self, layer: QuantizedLayer) -> None:
         super().__init__()
@@ -88,39 +86,36 @@ class _Kernel(tf.Module):  # type: ignore[misc]
         stored = pack_integers(grid.codes, bits) if bits < 8 else grid.codes.astype(f"int{bits}")
         self.codes = tf.Variable(stored, trainable=False, name="codes")
         self.step = tf.Variable(grid.step.astype(np.float32), trainable=False, name="step")
+        # Of open shape, so that nothing is stored of it. It is a variable since the memory of one is freed with the
+        # last function that reads it, be that the signature alone.
+        self.values = tf.Variable(tf.zeros([0]), trainable=False, shape=tf.TensorShape(None), name="values")
+        self._shape = layer.kernel.shape
         inner = layer.layer  # Not an attribute: its float kernel would be stored too.
 
-        def product() -> tf.Tensor:
+        def expand() -> None:
             codes = tf.reshape(_unpacked(self.codes, bits, grid.codes.size), grid.codes.shape)
-            return _host.with_channels_last(inner, tf.cast(codes, tf.float32) * self.step)  # Its own inverse.
+            product = tf.cast(codes, tf.float32) * self.step
+            self.values.assign(_host.with_channels_last(inner, product))  # Its own inverse.
 
-        # Servers share resources of one name, so it says what is in it.
-        name = f"{_host.scope_name(inner.name)}_{_digest(stored, grid.step, np.array([bits, *grid.codes.shape]))}"
-        self.values = _Loaded(product, layer.kernel.shape, name)
-
-
-class _Loaded(tf.saved_model.experimental.TrackableResource):  # type: ignore[misc]
-    """A float32 tensor that is computed when the model is loaded, and not stored."""
-
-    def __init__(self, compute: Callable[[], tf.Tensor], shape: tf.TensorShape, name: str) -> None:
-        super().__init__()
-        self._compute, self._shape, self._name = compute, shape, name
-        self.resource_handle  # noqa: B018 - created here, or it would be in the graph that reads it first.
+        self.expansion = _WhenLoaded(expand)
 
     def read(self) -> tf.Tensor:
-        """The tensor, in a graph that is stored too."""
-        return tf.raw_ops.ReadVariableOp(resource=self.resource_handle, dtype=tf.float32)
+        """Code * step, in the layout of the layer's kernel."""
+        return tf.ensure_shape(self.values, self._shape)
+
+
+class _WhenLoaded(tf.saved_model.experimental.TrackableResource):  # type: ignore[misc]
+    """What a process does each time it has loaded the stored variables."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        super().__init__()
+        self._run = run
 
     def _create_resource(self) -> tf.Tensor:
-        return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=self._shape, shared_name=self._name)
+        return tf.zeros([])  # There is none: all it needs are variables.
 
     def _initialize(self) -> None:
-        tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=self._compute())
-
-
-def _constant(step: TrainedStep) -> Any:
-    """Values in place of tensors of this process."""
-    return tuple(None if part is None else np.asarray(part) for part in step)
+        self._run()
 
 
 def _stored_bits(grid: WeightGrid) -> int:
@@ -138,11 +133,3 @@ def _unpacked(stored: tf.Tensor, bits: int, count: int) -> tf.Tensor:
     sign = 1 << (bits - 1)
     codes = tf.cast(tf.bitwise.bitwise_xor(fields, sign), tf.int32) - sign  # Two's complement.
     return tf.reshape(codes, [-1])[:count]
-
-
-def _digest(*arrays: NDArray[Any]) -> str:
-    """A name for the content of arrays."""
-    content = hashlib.sha256()
-    for array in arrays:
-        content.update(np.ascontiguousarray(array).tobytes())
-    return content.hexdigest()[:16]

@@ -186,17 +186,12 @@ def _joined(node: Any, output_step: tf.Tensor, lower: tf.Tensor) -> Accumulator 
     )
 
 
-TrainedStep = tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]
-
-
-def trained_step(linear: Any) -> TrainedStep:
+def trained_step(linear: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
     """The step of each channel's integers in the file before folding, and whether the channel has any; (channels,).
 
     It is a multiple of the trained step where only that makes the codes fit INT8. The third value says whether they do;
     None where all do that the quantizer knows.
     """
-    if linear.frozen is not None:
-        return linear.frozen.trained_step  # type: ignore[no-any-return]
     quantizer, kernel = linear.weight_quantizer, linear.channels_last_kernel
     codes, step = quantizer.codes_and_step(kernel, linear.quantizer_variables)
     channels = len(_host.channel_shape(linear.layer, linear.kernel.shape))

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfqil import _host
 from tfqil.numerics.storable import storable
 from tfqil.scheme.accumulator import accumulator_behind, input_grid
+from tfqil.scheme.frozen import held
 from tfqil.scheme.kinds import Kind, kind_of
 
 layers = _host.keras.layers
@@ -68,7 +69,7 @@ def levels(layer: Any, grid: StoredGrid, inputs: tf.Tensor, operands: Any, site:
             grids = [source.stored_grid() for source in sources]
             integers = [tf.round(x / of_source.step) for x, of_source in zip(operands, grids, strict=True)]
             return operator(before.layer, integers, grids, grid)
-    accumulator = accumulator_behind(before, step, lower)
+    accumulator = held(lambda: accumulator_behind(before, step, lower))
     if accumulator is not None:
         return _of_accumulator(inputs, accumulator)
     source = _grid_of(before)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,20 +15,8 @@ from tfqil.numerics.grid import ActivationGrid, WeightGrid
 from tfqil.numerics.storable import storable
 from tfqil.quantizers import ActivationQuantizer, WeightQuantizer
 from tfqil.scheme import inference
-from tfqil.scheme.accumulator import TrainedStep
+from tfqil.scheme.frozen import frozen_kernel, held
 from tfqil.scheme.inference import StoredGrid
-
-
-class FrozenKernel(NamedTuple):
-    """What inference needs of a kernel that is not trained any more.
-
-    Attributes:
-        values: code * step, in the layout of the kernel.
-        trained_step: what `accumulator.trained_step` says of the kernel.
-    """
-
-    values: tf.Tensor
-    trained_step: TrainedStep
 
 
 @_host.serializable
@@ -45,7 +32,6 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         kwargs.setdefault("name", f"quant_{layer.name}")
         super().__init__(layer, quantize_config, **kwargs)
         self.reason = reason
-        self._frozen: FrozenKernel | None = None
         # As the layer inside: Dense hands a mask on, a convolution, whose outputs are other steps, drops it.
         self.supports_masking = layer.supports_masking
 
@@ -90,20 +76,6 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         values = self.weight_quantizer(kernel, training, weights=self.quantizer_variables)
         return _host.with_channels_last(self.layer, values)  # Its own inverse.
 
-    @property
-    def frozen(self) -> FrozenKernel | None:
-        """What stands in place of the kernel for a while."""
-        return self._frozen
-
-    @contextlib.contextmanager
-    def computing_with(self, frozen: FrozenKernel) -> Iterator[None]:
-        """Lets inference go without the kernel and the variables of its quantizer for a while."""
-        before, self._frozen = self._frozen, frozen
-        try:
-            yield
-        finally:
-            self._frozen = before
-
     def grid(self) -> WeightGrid:
         """The integers and steps of the kernel, its output channels on the last axes.
 
@@ -138,7 +110,9 @@ class QuantizedLayer(tfmot.quantization.keras.QuantizeWrapperV2):  # type: ignor
         del mask
         if _host.is_inferring_shapes():
             return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)
-        quantized = self.frozen.values if self.frozen and not training else self.quantized(self.kernel, training)
+        quantized = None if training else frozen_kernel(self)
+        if quantized is None:
+            quantized = self.quantized(self.kernel, training)
         with _host.kernel_replaced(self.layer, tf.cast(quantized, self.layer.compute_dtype)):
             # The layer itself, not its `call`: it casts its inputs and its bias as its own policy says.
             return self.layer(tf.cast(inputs, self.layer.compute_dtype), **kwargs)
@@ -222,6 +196,9 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
 
     def stored_grid(self) -> StoredGrid:
         """The grid of the tensor in a file, as tensors."""
+        return held(self._stored_grid)
+
+    def _stored_grid(self) -> StoredGrid:
         variables = self.quantizer_variables
         step, zero, lower = self.quantizer.step_zero_lower(variables)
         normalizer = self.quantizer.normalizer(variables)
