@@ -155,7 +155,7 @@ def test_files_of_all_types_compute_the_same(small_model, small_file, images, in
     tflite = tfqil.convert(small_model, input_type=input_type, output_type=output_type)
     (image,), (last,) = read_io_tensors(tflite)
     assert (image.stored.lower(), last.stored.lower()) == (input_type, output_type)
-    assert (image.name, last.name) == ("image", "last_activation")
+    assert (image.name, last.name) == ("image", "last")
     names = operators(tflite)
     assert names.count("QUANTIZE") == (input_type != "int8") + (output_type == "uint8")
     assert names.count("DEQUANTIZE") == (output_type == "float32")
@@ -338,7 +338,7 @@ def test_two_inputs_and_two_outputs_keep_their_order():
     tflite = tfqil.convert(q_model, input_type="uint8", output_type="int8")
     inputs, outputs = read_io_tensors(tflite)
     assert [(edge.name, edge.stored) for edge in inputs] == [("zebra", "UINT8"), ("aardvark", "UINT8")]
-    assert [(edge.name, edge.stored) for edge in outputs] == [("yak", "INT8"), ("bear_activation", "INT8")]
+    assert [(edge.name, edge.stored) for edge in outputs] == [("yak", "INT8"), ("bear", "INT8")]
     assert (inputs[0].zero_point, inputs[0].scale) == (0, pytest.approx(1 / 255, rel=SIXTEEN_BITS))
     assert tfqil.verify(q_model, tflite, data).accepted
     # A plain converter sorts them by name.
@@ -360,9 +360,7 @@ def test_edges_in_float_are_refused_before_any_work(images, monkeypatch):
     monkeypatch.setattr("tfqil.export.convert.converted", lambda *_: pytest.fail("work was done"))
     with pytest.raises(ValueError, match="Got input_type='uint8' for the input 'image', expected float32, since noth"):
         tfqil.convert(q_model, input_type="uint8", allow_float=True)
-    with pytest.raises(
-        ValueError, match="Got output_type='int8' for the output 'last_activation', expected float32, since"
-    ):
+    with pytest.raises(ValueError, match="Got output_type='int8' for the output 'last', expected float32, since"):
         tfqil.convert(q_model, output_type="int8", allow_float=True)
 
 

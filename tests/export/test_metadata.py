@@ -64,7 +64,7 @@ def flatbuffer_size(tflite: bytes) -> int:
 def test_labels_and_normalization_are_read_as_written(labelled):
     metadata = read_metadata(labelled)
     (image,), (last,) = metadata.inputs, metadata.outputs
-    assert (metadata.name, image.name, last.name) == ("tiny", "image", "last_activation")
+    assert (metadata.name, image.name, last.name) == ("tiny", "image", "last")
     assert image.normalization == Normalization(mean=(0.0,), std=(255.0,))
     assert last.labels == tuple(LABELS)
     assert (image.stored, image.scale, last.stored, last.scale) == ("FLOAT32", None, "FLOAT32", None)
@@ -161,16 +161,16 @@ def test_nothing_to_say_adds_no_metadata(small_file):
 @pytest.mark.parametrize(
     ("labels", "error", "sentence"),
     [
-        (LABELS[:9], ValueError, "Got 9 labels for the output 'last_activation' with 10 classes, expected 10"),
-        ([*LABELS, "ten"], ValueError, "Got 11 labels for the output 'last_activation' with 10 classes, expected 10"),
-        ([], ValueError, "Got 0 labels for the output 'last_activation' with 10 classes"),
-        ("0123456789", TypeError, "Got str as the labels of the output 'last_activation', expected a list of texts"),
+        (LABELS[:9], ValueError, "Got 9 labels for the output 'last' with 10 classes, expected 10"),
+        ([*LABELS, "ten"], ValueError, "Got 11 labels for the output 'last' with 10 classes, expected 10"),
+        ([], ValueError, "Got 0 labels for the output 'last' with 10 classes"),
+        ("0123456789", TypeError, "Got str as the labels of the output 'last', expected a list of texts"),
         (
             np.array(LABELS),
             TypeError,
             "Got ndarray as the labels of .* expected a list of texts, one per class: pass a",
         ),
-        ({"last_activation": None}, TypeError, "Got NoneType as the labels of .* expected a list of texts"),
+        ({"last": None}, TypeError, "Got NoneType as the labels of .* expected a list of texts"),
         ([*LABELS[:9], 9], TypeError, "Got the label 9 of class 9, expected a text: pass '9'"),
         ([*LABELS[:9], " "], ValueError, "Got the label ' ' of class 9, expected one line of text"),
         (["a\nb", *LABELS[1:]], ValueError, r"Got the label 'a\\nb' of class 0, expected one line of text"),

@@ -22,7 +22,7 @@ import tfqil
 layers = keras.layers
 
 # Of the outputs of `trained`.
-NAMES = ("classes", "size_activation")
+NAMES = ("classes", "size")
 
 # What a server knows: TensorFlow. It says which modules it has imported.
 SERVER = textwrap.dedent("""
@@ -144,8 +144,8 @@ def test_xla_serves_the_same(q_model, tmp_path):
     tfqil.export_saved_model(q_model, tmp_path / "served", jit_compile=True)
     computed = answers(tmp_path / "served", images(6))
     step = 1 / 256  # Of a sigmoid's grid; what XLA adds up in another order may be rounded to the next level.
-    np.testing.assert_allclose(computed["size_activation"], q_model.predict(images(6), verbose=0)[1], atol=step * 1.01)
-    assert np.mean(computed["size_activation"] == q_model.predict(images(6), verbose=0)[1]) > 0.5
+    np.testing.assert_allclose(computed["size"], q_model.predict(images(6), verbose=0)[1], atol=step * 1.01)
+    assert np.mean(computed["size"] == q_model.predict(images(6), verbose=0)[1]) > 0.5
 
 
 def test_kernels_are_stored_as_integers_alone(q_model, folder):
@@ -289,8 +289,8 @@ def test_mixed_precision_several_inputs_as_a_dictionary_integers_and_float_layer
     serve = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
     found = serve(**{name: tf.constant(values) for name, values in examples.items()})
     expected = q_model.predict(examples, verbose=0)
-    assert set(found) == {"mood", "first_activation"}
-    for name, key in (("mood", "mood"), ("first_activation", "b")):
+    assert set(found) == {"mood", "first"}
+    for name, key in (("mood", "mood"), ("first", "b")):
         np.testing.assert_allclose(found[name].numpy(), expected[key], rtol=1e-6, atol=1e-6)
 
 

@@ -21,7 +21,7 @@ from tfqil.export.new_path import require_new_path, written_whole
 from tfqil.export.pack import STORAGES, pack
 from tfqil.export.pixels import find_pixels, kept_normalizations, normalized_inputs
 from tfqil.export.refusals import require_exact_weights, require_expected_float, require_grids
-from tfqil.export.signature import order_like, signature_names
+from tfqil.export.signature import names_in_file, order_like, signature_names
 from tfqil.scheme.report import require_no_float_layers
 
 
@@ -55,7 +55,7 @@ def convert(
         output_type: type of the file's outputs, likewise.
         labels: names of the classes, one for each value of the last axis of the output, which go into the file's
             metadata (`read_metadata`); two may be equal. Of several outputs a dictionary, name of the output in the
-            file -> labels.
+            float model, which is that in the file, -> labels.
         normalization: (mean, std) for the metadata: the app computes (pixel - mean) / std before it quantizes. Numbers,
             or sequences of one per channel. None: that of the model's own first layer if the file takes raw bytes, else
             none if the model has such a layer (0 and 1), else not said.
@@ -135,7 +135,7 @@ def _warn_of_kept_normalizations(q_model: Any) -> None:
 
 def _written(q_model: Any, plain: Any, storage: str, input_type: str, output_type: str) -> bytes:
     """The file of a deployable model, its constants packed, and its inputs and outputs of the types asked for."""
-    names = signature_names(plain.input_names), signature_names(plain.output_names)
+    names = signature_names(plain.input_names), signature_names(names_in_file(plain))
     content = order_like(converted(q_model, plain, *names), *names)
     return with_integer_io(pack(content, storage), input_type, output_type)
 
@@ -169,5 +169,5 @@ def _described(
         tflite,
         name=plain.name,
         normalizations=[given or known.get(name) for name in plain.input_names],
-        labels=[tuple(labels.get(name, ())) for name in plain.output_names],
+        labels=[tuple(labels.get(name, ())) for name in names_in_file(plain)],
     )

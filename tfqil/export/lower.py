@@ -37,6 +37,7 @@ from tfqil.export.pending import (
 )
 from tfqil.export.phases import Phases
 from tfqil.export.pixels import Pixels
+from tfqil.export.signature import note_names_in_file, output_names
 from tfqil.numerics.int8 import int8_divisors
 from tfqil.scheme import tf_calls
 from tfqil.scheme.flatten import copy_of
@@ -84,6 +85,7 @@ class Lowering:
         self._model = _host.replay(self._q_model, self._lowered, finish=self._finished)
         self._model.run_eagerly = True  # `predict` then computes the integers too.
         _number_twins(self._model)
+        note_names_in_file(self._model, output_names(self._q_model, self._model.output_names))
         return self._model
 
     def settled_tensors(self, batch: list[NDArray[np.float32]]) -> dict[str, tuple[NDArray[np.float32], float]]:

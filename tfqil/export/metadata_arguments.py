@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfqil.export.metadata import Normalization
+from tfqil.export.signature import names_in_file
 
 
 def labels_by_output(plain: Any, labels: Any) -> dict[str, tuple[str, ...]]:
-    """The labels of a model's outputs, by the names of the outputs.
+    """The labels of a model's outputs, by the names of the outputs in its file.
 
     Args:
-        plain: a deployable model, whose outputs are called as in its file.
+        plain: a deployable model.
         labels: a sequence for a model with one output, or a dictionary, name of the output -> labels, or None.
 
     Raises:
@@ -24,7 +25,7 @@ def labels_by_output(plain: Any, labels: Any) -> dict[str, tuple[str, ...]]:
     """
     if labels is None:
         return {}
-    shapes = dict(zip(plain.output_names, (tensor.shape for tensor in plain.outputs), strict=True))
+    shapes = dict(zip(names_in_file(plain), (tensor.shape for tensor in plain.outputs), strict=True))
     if not isinstance(labels, Mapping):
         if len(shapes) > 1:
             raise ValueError(

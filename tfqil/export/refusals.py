@@ -11,6 +11,7 @@ from tfqil.export.float_layers import FloatLinear
 from tfqil.export.inspect import read_leftovers
 from tfqil.export.layers import IntegerPixels, IntegerQuantize
 from tfqil.export.lower import Lowering
+from tfqil.export.signature import names_in_file
 from tfqil.export.verify import layer_of
 from tfqil.scheme.report import float_layers
 
@@ -53,7 +54,7 @@ def require_grids(plain: Any, lowering: Lowering, input_type: str, output_type: 
             )
     if output_type != "float32":
         in_float = [
-            name for name, scale in zip(plain.output_names, lowering.output_scales, strict=True) if scale is None
+            name for name, scale in zip(names_in_file(plain), lowering.output_scales, strict=True) if scale is None
         ]
         if in_float:
             raise ValueError(

@@ -18,6 +18,7 @@ from tfqil.export.signature import output_names, signature_names
 from tfqil.numerics.grid import WeightGrid
 from tfqil.scheme.frozen import frozen
 from tfqil.scheme.layers import QuantizedLayer
+from tfqil.scheme.placer import QUANTIZER_PREFIX
 
 _SIGNATURE = "serving_default"
 
@@ -26,7 +27,7 @@ def export_saved_model(q_model: Any, path: str | os.PathLike[str], *, jit_compil
     """Writes a quantized model as a SavedModel that computes what `q_model.predict` computes.
 
     Its signature "serving_default" takes the model's inputs by their names, with any batch size, and returns its
-    outputs by the names of their layers. Kernels are stored as their codes, at the fewest of 2, 4, 8, 16 and 32
+    outputs by their names in the float model. Kernels are stored as their codes, at the fewest of 2, 4, 8, 16 and 32
     bits that hold them, and their steps; when the model is loaded they are multiplied, once. A process that loads it
     needs TensorFlow alone, and has the memory back when it drops the model. `q_model` is not changed, not even while
     this runs, so that other threads may use it.
@@ -54,7 +55,8 @@ def _served(q_model: Any, *, jit_compile: bool) -> tuple[tf.Module, Any]:
     layers = [layer for layer in q_model.layers if isinstance(layer, QuantizedLayer)]
     module = tf.Module()
     module.kernels = [_Kernel(layer) for layer in layers]
-    names_in, names_out = signature_names(q_model.input_names), output_names(q_model)
+    of_layers = [name.removeprefix(QUANTIZER_PREFIX) for name in q_model.output_names]
+    names_in, names_out = signature_names(q_model.input_names), signature_names(output_names(q_model, of_layers))
 
     @tf.function(autograph=False, jit_compile=jit_compile)
     def computed(*inputs: tf.Tensor) -> list[tf.Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfqil import _host
 from tfqil.export import flatbuffer
-from tfqil.scheme.placer import QUANTIZER_PREFIX
+from tfqil.scheme.output_names import noted_output_names
 
 
 def signature_names(names: Sequence[str]) -> list[str]:
@@ -28,9 +28,23 @@ def signature_names(names: Sequence[str]) -> list[str]:
     return taken
 
 
-def output_names(q_model: Any) -> list[str]:
-    """Names for the outputs of a quantized model in a signature: those of its layers, not of the quantizers behind."""
-    return signature_names([name.removeprefix(QUANTIZER_PREFIX) for name in q_model.output_names])
+def output_names(q_model: Any, others: Sequence[str]) -> list[str]:
+    """What the outputs of a quantized model are called in the float model; `others` are for what it does not know.
+
+    It knows nothing if an earlier version has quantized it.
+    """
+    noted = noted_output_names(q_model)
+    return [noted.get(own, other) for own, other in zip(q_model.output_names, others, strict=True)]
+
+
+def note_names_in_file(plain: Any, names: Sequence[str]) -> None:
+    """Notes in a deployable model what its outputs are called in its file."""
+    _host.set_note(plain, "output_names", tuple(names))
+
+
+def names_in_file(plain: Any) -> list[str]:
+    """What the outputs of a deployable model are called in its file."""
+    return list(_host.note(plain, "output_names", plain.output_names))
 
 
 def places_of(names: Sequence[str], in_file: Sequence[str]) -> list[int]:

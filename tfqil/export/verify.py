@@ -25,7 +25,7 @@ from tfqil.export.inspect import FileReport, inspect, read_content, read_float_w
 from tfqil.export.layers import IntegerLinear
 from tfqil.export.lower import Lowering, tensor_name
 from tfqil.export.pixels import Pixels, find_pixels
-from tfqil.export.signature import places_of, signature_names
+from tfqil.export.signature import names_in_file, places_of, signature_names
 from tfqil.export.tied_layers import IntegerPReLU
 from tfqil.scheme.inputs import input_tensors
 from tfqil.scheme.layers import QuantizeActivation
@@ -274,7 +274,10 @@ def _run_file(tflite: bytes, report: FileReport, lowered: Any, arrays: list[np.n
         arrays = [of_file[place] for place in range(len(inputs))]
     parts = [runtime.run(tflite, chunk) for chunk in _chunks(arrays, runtime.fixed_batch(tflite) or _BATCH)]
     stored = [np.concatenate(output) for output in zip(*parts, strict=True)]
-    places = places_of(signature_names(lowered.output_names), [tensor.name for tensor in outputs])
+    in_file = [tensor.name for tensor in outputs]
+    # Files that other converters make of the deployable model call its outputs after its layers.
+    ours, of_layers = (signature_names(names) for names in (names_in_file(lowered), lowered.output_names))
+    places = places_of(ours if set(ours) == set(in_file) else of_layers, in_file)
     return [outputs[place].values(stored[place]) for place in places]
 
 

@@ -150,6 +150,8 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
         reason: why the tensor got this quantizer, for the report.
         clips: for each site the ends that the tensor is clipped to first: (0, None) where the layer replaces a ReLU.
         replaces: for each site the names of the layers whose clips the quantizer does.
+        output_names: what outputs of the whole model are called in the float model, (own name, that name) each; one
+            layer of a model holds them (`output_names.py`).
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
         reason: str = "",
         clips: Sequence[Clip] = ((None, None),),
         replaces: Sequence[Sequence[str]] = ((),),
+        output_names: Sequence[tuple[str, str]] = (),
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("dtype", "float32")
@@ -165,6 +168,7 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
         # Not as a list, which Keras would track as state.
         self.clips: tuple[Clip, ...] = tuple((low, high) for low, high in clips)
         self.replaces: tuple[tuple[str, ...], ...] = tuple(map(tuple, replaces))
+        self.output_names: tuple[tuple[str, str], ...] = tuple((own, name) for own, name in output_names)
         self.quantizer = quantizer
         self.reason = reason
         self.supports_masking = True
@@ -267,12 +271,13 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The quantizer, the clips and the reason of the placement."""
+        """The quantizer, the clips, the reason of the placement and the names of outputs."""
         config = {
             "quantizer": _host.serialize_object(self.quantizer),
             "reason": self.reason,
             "clips": [list(clip) for clip in self.clips],
             "replaces": [list(names) for names in self.replaces],
+            "output_names": [list(names) for names in self.output_names],
         }
         return {**super().get_config(), **config}
 

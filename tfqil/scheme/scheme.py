@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow_model_optimization as tfmot
@@ -16,6 +16,7 @@ from tfqil.scheme.expand import expand
 from tfqil.scheme.flatten import flatten
 from tfqil.scheme.kinds import has_kernel
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
+from tfqil.scheme.output_names import note_output_names
 from tfqil.scheme.placement import Planner
 from tfqil.scheme.placer import place
 from tfqil.scheme.report import float_layers, require_no_float_layers, with_reasons
@@ -103,14 +104,16 @@ class LowBitLayoutTransform(qat.QuantizeLayoutTransform):  # type: ignore[misc, 
         _host.require_functional(model)
         _require_all_annotated(model, layer_quantize_map)
         given = {name: entry.get("quantize_config") for name, entry in layer_quantize_map.items()}
-        return self.place(model, {name: config for name, config in given.items() if config is not None}), {}
+        overrides = {name: config for name, config in given.items() if config is not None}
+        return self.place(model, overrides, model.output_names), {}
 
-    def place(self, model: Any, overrides: Mapping[str, Any]) -> Any:
+    def place(self, model: Any, overrides: Mapping[str, Any], output_names: Sequence[str]) -> Any:
         """The finished model.
 
         Args:
             model: a flat float model, which is used up.
             overrides: layer name -> config for that layer.
+            output_names: what the outputs are called in the user's model.
         """
         scheme = self._scheme
         _require_configs_of_kernels(model, overrides)
@@ -124,6 +127,7 @@ class LowBitLayoutTransform(qat.QuantizeLayoutTransform):  # type: ignore[misc, 
         chosen = {**by_rule, **overrides}
         configs = {name: chosen[origin] for name, origin in origins.items() if origin in chosen}
         placed = place(expanded, Planner(expanded, configs, scheme.config, scheme.edge_bits).plan())
+        note_output_names(placed, output_names)
         _host.set_note(placed, "unmatched_rules", unmatched)
         return placed
 
@@ -151,7 +155,7 @@ def quantize_model(model: Any, config_or_scheme: LowBitQuantizeConfig | LowBitSc
     if any(isinstance(layer, (QuantizedLayer, QuantizeActivation)) for layer in model.layers):
         raise ValueError(f"Got the model {model.name!r}, which is quantized already, expected a float model.")
     flat, overrides = flatten(model)
-    return scheme.get_layout_transformer().place(flat, overrides)
+    return scheme.get_layout_transformer().place(flat, overrides, model.output_names)
 
 
 def _require_all_annotated(model: Any, layer_quantize_map: Mapping[str, Any]) -> None:

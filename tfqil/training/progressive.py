@@ -10,6 +10,7 @@ from tfqil.scheme.config import LowBitQuantizeConfig
 from tfqil.scheme.float_twin import float_twin
 from tfqil.scheme.kinds import Kind, kind_of
 from tfqil.scheme.layers import QuantizeActivation, QuantizedLayer
+from tfqil.scheme.output_names import note_output_names, noted_output_names
 from tfqil.scheme.placement import Planner
 from tfqil.scheme.placer import place
 from tfqil.scheme.plan import BY_LAYER, BY_SCHEME, EDGE_REASONS, MODEL_EDGE
@@ -56,6 +57,8 @@ def with_bits(q_model: Any, weight_bits: int | None, activation_bits: int | None
         if kind_of(layer) is Kind.LINEAR and layer.name not in wrappers:
             given[layer.name] = LowBitQuantizeConfig()  # It stays in float.
     placed = place(twin, Planner(twin, given, config, edge_bits).plan())
+    names = noted_output_names(q_model)
+    note_output_names(placed, [names.get(name) for name in q_model.output_names])
     _take_over(placed, q_model, keep_all=intervals == "keep")
     _host.set_note(placed, "unmatched_rules", _host.note(q_model, "unmatched_rules", ()))
     return placed
