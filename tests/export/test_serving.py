@@ -122,18 +122,18 @@ def test_a_process_without_this_package_serves_four_clients(q_model, folder, tmp
                 np.testing.assert_allclose(results[f"{client}_{turn}_{name}"], values, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        tfqil.QILQuantizeConfig(2, 2, per_channel=True),
-        tfqil.QILQuantizeConfig(4, 4, normalized=True),
-        tfqil.LBWQuantizeConfig(6, 8),
-        tfqil.BCGDQuantizeConfig(1, 4),
-    ],
-    ids=str,
-)
-def test_every_method_serves_what_it_predicts(config, tmp_path):
-    q_model = trained(config)
+def test_every_method_serves_what_it_predicts(tmp_path):
+    rules = {
+        "separable*": tfqil.LBWQuantizeConfig(6, 8),
+        "conv2d_transpose*": tfqil.QILQuantizeConfig(4, 4, normalized=True),
+        "dense*": tfqil.BCGDQuantizeConfig(1, 4),
+    }
+    q_model = trained(tfqil.LowBitScheme(tfqil.QILQuantizeConfig(2, 2, per_channel=True), rules=rules))
+    assert {row.quantizer for row in tfqil.placements(q_model)} >= {
+        "LBWWeightQuantizer",
+        "BinaryWeightQuantizer",
+        "QILWeightQuantizer",
+    }
     tfqil.export_saved_model(q_model, tmp_path / "served")
     computed = answers(tmp_path / "served", images(6))
     for name, values in zip(NAMES, q_model.predict(images(6), verbose=0), strict=True):

@@ -24,7 +24,7 @@ JUDGED_DEPTH = 50
 MEDIAN_LSB = 1
 HIGH_LSB = 2
 
-CHEAP = {("alexnet_narrow", "QIL 2/2"), ("alexnet_narrow", "LBW 4/8")}
+CHEAP = {("alexnet_narrow", "QIL 2/2")}
 
 
 def rows() -> list:
