@@ -110,7 +110,7 @@ class TestRun:
 
     @pytest.mark.parametrize(
         "arguments",
-        [["--mixed_precision=bfloat16"], ["--strategy=mirrored"], ["--jit", "--nodeterministic"]],
+        [["--strategy=mirrored", "--mixed_precision=bfloat16"], ["--jit", "--nodeterministic"]],
         ids=lambda given: given[0],
     )
     def test_the_ways_to_train_end_in_files(self, tmp_path, arguments):
