@@ -8,10 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
 import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
+
+# Before TensorFlow is imported: keras-cv then builds on tf_keras, as TFMOT does, and not on Keras 3.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import networks
 import numpy as np

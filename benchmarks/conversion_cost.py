@@ -9,7 +9,6 @@ training batch of the images that tfqil calibrates on.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import statistics
 import sys
@@ -50,9 +49,7 @@ def main(_: list[str]) -> None:
     result = summarize(runs)
     rich.console.Console().print(table(result))
     if _OUTPUT.value:
-        path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        runs.write_json(pathlib.Path(_OUTPUT.value), result)
 
 
 def summarize(runs: dict[str, list[dict[str, float]]]) -> dict[str, object]:

@@ -13,7 +13,6 @@ a network run alternately on one thread, batch 1; the table shows medians and th
 from __future__ import annotations
 
 import gzip
-import json
 import pathlib
 import statistics
 import sys
@@ -30,6 +29,7 @@ from absl import app, flags, logging
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 import results
+import runs
 
 import tfqil
 from tfqil.export import runtime
@@ -47,9 +47,7 @@ def main(_: list[str]) -> None:
     records = [record for name in _NETWORKS.value for record in measure(name)]
     rich.console.Console().print(table(records))
     if _OUTPUT.value:
-        path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(records, indent=2) + "\n")
+        runs.write_json(pathlib.Path(_OUTPUT.value), records)
 
 
 def measure(name: str) -> list[dict[str, object]]:

@@ -10,9 +10,9 @@ mu = 0.75. All times are medians, on all threads of the machine.
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -22,6 +22,9 @@ import rich.console
 import rich.table
 import tensorflow as tf
 from absl import app, flags
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+import runs
 
 from tfqil.numerics import lbw
 
@@ -48,9 +51,7 @@ def main(_: list[str]) -> None:
     for name, rows in results.items():
         console.print(table(_TITLES[name], rows))
     if _OUTPUT.value:
-        path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=2) + "\n")
+        runs.write_json(pathlib.Path(_OUTPUT.value), results)
 
 
 def growth() -> list[dict[str, object]]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-import json
 import pathlib
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,10 +22,13 @@ from collections.abc import Callable
 import architectures
 import numpy as np
 import processes
-import rich.console
 import rich.table
 import tensorflow as tf
 from absl import app, flags, logging
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+import results
+import runs
 
 import tfqil
 
@@ -43,11 +46,9 @@ _WARM_UP = 3
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     records = [record for name in _NETWORKS.value for record in measure(name)]
-    rich.console.Console().print(table(records))
+    results.console().print(table(records))
     if _OUTPUT.value:
-        path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(records, indent=2) + "\n")
+        runs.write_json(pathlib.Path(_OUTPUT.value), records)
 
 
 def measure(name: str) -> list[dict[str, object]]:
@@ -63,12 +64,14 @@ def measure(name: str) -> list[dict[str, object]]:
             for model, worker in workers.items():
                 answers[model].append(worker.call())
         sizes = {model: _bytes(folder) for model, folder in folders.items()}
+        graphs = {model: (folder / "saved_model.pb").stat().st_size for model, folder in folders.items()}
     seconds = {model: statistics.median(one["seconds"] for one in found[_WARM_UP:]) for model, found in answers.items()}
     return [
         {
             "network": f"{name}, {weights / 1e6:.1f} M weights",
             "model": model,
             "bytes": sizes[model],
+            "graph_bytes": graphs[model],
             "smaller_than_float": sizes["float"] / sizes[model],
             "load_seconds": answers[model][-1]["load_seconds"],
             "milliseconds": 1e3 * seconds[model],
@@ -120,7 +123,7 @@ def _bytes(folder: pathlib.Path) -> int:
 
 def table(records: list[dict[str, object]]) -> rich.table.Table:
     result = rich.table.Table(title=f"SavedModels: {_SIZE.value} x {_SIZE.value} images, one in each request")
-    for heading in ("network", "model", "bytes", "smaller", "load s", "ms", "time/float"):
+    for heading in ("network", "model", "bytes", "graph", "smaller", "load s", "ms", "time/float"):
         result.add_column(heading, justify="left" if heading in ("network", "model") else "right")
     previous = None
     for row in records:
@@ -130,6 +133,7 @@ def table(records: list[dict[str, object]]) -> rich.table.Table:
             row["network"] if row["network"] != previous else "",
             row["model"],
             f"{row['bytes']:,}",
+            f"{row['graph_bytes']:,}",
             f"{row['smaller_than_float']:.1f}x",
             f"{row['load_seconds']:.2f}",
             f"{row['milliseconds']:.1f}",

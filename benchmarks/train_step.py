@@ -12,7 +12,6 @@ beside it.
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 import statistics
 import sys
@@ -31,6 +30,7 @@ from absl import app, flags, logging
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 import results
+import runs
 
 import tfqil
 
@@ -81,9 +81,7 @@ def main(_: list[str]) -> None:
     records = [record for network in _NETWORKS.value for record in measure(network, names)]
     results.console().print(table(records))
     if _OUTPUT.value:
-        path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(records, indent=2) + "\n")
+        runs.write_json(pathlib.Path(_OUTPUT.value), records)
 
 
 def chosen() -> list[str]:

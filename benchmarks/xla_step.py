@@ -11,9 +11,13 @@ compare others with.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 from collections.abc import Callable
+
+# Before TensorFlow is imported: keras-cv then builds on tf_keras, as TFMOT does, and not on Keras 3.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import numpy as np
 import rich.console

@@ -10,6 +10,10 @@ mobilenet             small images: seven pairs of a depthwise and a pointwise c
 from __future__ import annotations
 
 import importlib
+import os
+
+# Before TensorFlow is imported: keras-cv then builds on tf_keras, as TFMOT does, and not on Keras 3.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import alexnet as alexnet_network
 import tf_keras as keras

@@ -11,13 +11,13 @@ difference to the first method of each group, paired by seed.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import statistics
 
 import recipes
 import results
 import rich.table
+import runs
 from absl import app, flags, logging
 
 import tfqil
@@ -60,9 +60,7 @@ def main(_: list[str]) -> None:
             accuracies.setdefault(row.name, []).append(row.file_accuracy)
     results.console().print(table(accuracies))
     if _OUTPUT.value:
-        path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(accuracies, indent=2) + "\n")
+        runs.write_json(pathlib.Path(_OUTPUT.value), accuracies)
 
 
 def require_integer_only(rows: list[results.Row]) -> None:

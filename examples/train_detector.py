@@ -12,10 +12,14 @@ images. A run that was stopped goes on with the epoch where it stopped.
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+
+# Before TensorFlow is imported: keras-cv then builds on tf_keras, as TFMOT does, and not on Keras 3.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import average_precision
 import detection_data

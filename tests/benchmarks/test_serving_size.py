@@ -19,5 +19,6 @@ def test_all_models_of_a_network_are_weighed_loaded_and_asked(tmp_path):
     assert [record["model"] for record in records] == ["float", "QIL 2/2"]
     for record in records:
         assert f"{record['bytes']:,}" in printed and f"{record['smaller_than_float']:.1f}x" in printed
+        assert 0 < record["graph_bytes"] < record["bytes"] and f"{record['graph_bytes']:,}" in printed
         assert record["load_seconds"] > 0 and record["milliseconds"] > 0
     assert records[0]["smaller_than_float"] == 1 < records[1]["smaller_than_float"]
