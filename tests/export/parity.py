@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ LARGEST_LSB = 0
 BITS = ((2, 2), (3, 3), (4, 4), (8, 8), (4, 8))
 
 
-def combinations(*families: str) -> list[tuple[str, int, int]]:
+def combinations(*families: str, all_bits: Sequence[tuple[int, int]] = BITS) -> list[tuple[str, int, int]]:
     """Every family in every pair of widths."""
-    return [(family, *bits) for family in families for bits in BITS]
+    return [(family, *bits) for family in families for bits in all_bits]
 
 
 def folded_signs(q_model: Any) -> dict[str, np.ndarray]:

@@ -8,15 +8,18 @@ import pytest
 
 from tests.export import parity
 
+# Of the others, test_parity has what is stored; blocks add sums and depthwise kernels.
+BITS = ((2, 2), (4, 4), (4, 8))
 
-@pytest.fixture(scope="module", params=parity.combinations("residual", "separable"), ids=str)
+
+@pytest.fixture(scope="module", params=parity.combinations("residual", "separable", all_bits=BITS), ids=str)
 def exported(request: pytest.FixtureRequest) -> Any:
     """Each network in each pair of widths, once for all storages."""
     return parity.exported(*request.param)
 
 
 class TestNetworksOfBlocks(parity.FileBench):
-    """Every width in every storage."""
+    """Every family and pair of widths in every storage."""
 
 
 @pytest.mark.parametrize("options", [{"per_channel": True}, {"train_gamma": True}], ids=str)

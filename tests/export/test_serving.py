@@ -150,17 +150,25 @@ def test_xla_serves_the_same(q_model, tmp_path):
 
 def test_kernels_are_stored_as_integers_alone(q_model, folder):
     names = dict(tf.train.list_variables(str(folder / "variables" / "variables")))
-    codes = [name for name in names if name.startswith("kernels/") and "/codes/" in name]
-    assert len(codes) == len(tfqil.freeze(q_model))
-    for number, grid in enumerate(tfqil.freeze(q_model).values()):
-        (name,) = [name for name in codes if name.startswith(f"kernels/{number}/")]
-        per_byte = 2 if np.abs(grid.codes).max() <= 7 else 1
-        assert names[name] == [-(-grid.codes.size // 2)] if per_byte == 2 else list(grid.codes.shape)
+    codes = [name for name in names if name.startswith("kernels/codes/")]
+    grids = tfqil.freeze(q_model).values()
+    in_nibbles, in_bytes = (
+        sum(grid.codes.size for grid in grids if bool(np.abs(grid.codes).max() <= 7) is fits) for fits in (True, False)
+    )
+    assert in_nibbles and in_bytes
+    assert [names[name] for name in sorted(codes)] == [[-(-in_nibbles // 2)], [in_bytes]]
+    assert names["kernels/steps/.ATTRIBUTES/VARIABLE_VALUE"] == [sum(grid.step.size for grid in grids)]
     assert all(
         np.prod(shape) < 300 for name, shape in names.items() if name not in codes and "CHECKPOINTABLE" not in name
     )
     # Nor are ends of intervals, which are scalars: grids are constants.
     assert not [name for name, shape in names.items() if name.startswith("variables_of_layers/") and not shape]
+
+
+def test_what_grids_make_of_weights_is_in_the_graph_itself(folder):
+    """Not an input of it, which takes more bytes than the number."""
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    assert {tensor.dtype for tensor in served.captured_inputs} == {tf.resource}
 
 
 def test_the_folder_is_a_fraction_of_the_float_ones(tmp_path):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tfqil import _host
 from tfqil.export.flatbuffer import pack_integers
@@ -54,14 +55,14 @@ def _served(q_model: Any, *, jit_compile: bool) -> tuple[tf.Module, Any]:
     """What computes a model at inference, and the module of all it holds, of which no float kernel is."""
     layers = [layer for layer in q_model.layers if isinstance(layer, QuantizedLayer)]
     module = tf.Module()
-    module.kernels = [_Kernel(layer) for layer in layers]
+    module.kernels = _Kernels(layers)
     of_layers = [name.removeprefix(QUANTIZER_PREFIX) for name in q_model.output_names]
     names_in, names_out = signature_names(q_model.input_names), signature_names(output_names(q_model, of_layers))
 
     @tf.function(autograph=False, jit_compile=jit_compile)
     def computed(*inputs: tf.Tensor) -> list[tf.Tensor]:
         # Where this is traced only the thread that traces it sees other kernels than the trained ones.
-        with frozen(layers, [kernel.read() for kernel in module.kernels]):
+        with frozen(layers, module.kernels.read()):
             return [tf.identity(output) for output in _host.as_list(q_model(list(inputs), training=False))]
 
     def by_name(**inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
@@ -78,32 +79,45 @@ def _served(q_model: Any, *, jit_compile: bool) -> tuple[tf.Module, Any]:
     return module, signature
 
 
-class _Kernel(tf.Module):  # type: ignore[misc]
-    """A kernel as it is stored, codes, two or four in a byte where they fit, and steps; and its values when loaded."""
+class _Kernels(tf.Module):  # type: ignore[misc]
+    """Kernels as they are stored, codes, two or four in a byte where they fit, and steps; and their values when loaded.
 
-    def __init__(self, layer: QuantizedLayer) -> None:
+    Codes of equal width are one variable, and one function expands all: what describes a variable or a function is
+    larger than the codes of a small kernel.
+    """
+
+    def __init__(self, layers: Sequence[QuantizedLayer]) -> None:
         super().__init__()
-        grid = layer.grid()
-        bits = _stored_bits(grid)
-        stored = pack_integers(grid.codes, bits) if bits < 8 else grid.codes.astype(f"int{bits}")
-        self.codes = tf.Variable(stored, trainable=False, name="codes")
-        self.step = tf.Variable(grid.step.astype(np.float32), trainable=False, name="step")
-        # Of open shape, so that nothing is stored of it. It is a variable since the memory of one is freed with the
+        grids = [layer.grid() for layer in layers]
+        widths = [_stored_bits(grid) for grid in grids]
+        of_width = {bits: [n for n, width in enumerate(widths) if width == bits] for bits in sorted(set(widths))}
+        self.codes = [
+            _constant(_packed(_joined([grids[n].codes for n in numbers]), bits), "codes")
+            for bits, numbers in of_width.items()
+        ]
+        self.steps = _constant(_joined([grid.step for grid in grids]).astype(np.float32), "steps")
+        # Of open shape, so that nothing is stored of them. They are variables since the memory of one is freed with the
         # last function that reads it, be that the signature alone.
-        self.values = tf.Variable(tf.zeros([0]), trainable=False, shape=tf.TensorShape(None), name="values")
-        self._shape = layer.kernel.shape
-        inner = layer.layer  # Not an attribute: its float kernel would be stored too.
+        self.values = [
+            tf.Variable(tf.zeros([0]), trainable=False, shape=tf.TensorShape(None), name="values") for _ in layers
+        ]
+        self._shapes = [layer.kernel.shape for layer in layers]
+        inner = [layer.layer for layer in layers]  # Not an attribute: their float kernels would be stored too.
 
         def expand() -> None:
-            codes = tf.reshape(_unpacked(self.codes, bits, grid.codes.size), grid.codes.shape)
-            product = tf.cast(codes, tf.float32) * self.step
-            self.values.assign(_host.with_channels_last(inner, product))  # Its own inverse.
+            steps = tf.split(self.steps, [grid.step.size for grid in grids])
+            for stored, (bits, numbers) in zip(self.codes, of_width.items(), strict=True):
+                sizes = [grids[n].codes.size for n in numbers]
+                for n, codes in zip(numbers, tf.split(_unpacked(stored, bits, sum(sizes)), sizes), strict=True):
+                    codes = tf.cast(tf.reshape(codes, grids[n].codes.shape), tf.float32)
+                    kernel = codes * tf.reshape(steps[n], grids[n].step.shape)
+                    self.values[n].assign(_host.with_channels_last(inner[n], kernel))  # Its own inverse.
 
         self.expansion = _WhenLoaded(expand)
 
-    def read(self) -> tf.Tensor:
-        """Code * step, in the layout of the layer's kernel."""
-        return tf.ensure_shape(self.values, self._shape)
+    def read(self) -> list[tf.Tensor]:
+        """Code * step, in the layout of the kernel of each layer."""
+        return [tf.ensure_shape(values, shape) for values, shape in zip(self.values, self._shapes, strict=True)]
 
 
 class _WhenLoaded(tf.saved_model.experimental.TrackableResource):  # type: ignore[misc]
@@ -126,6 +140,18 @@ def _stored_bits(grid: WeightGrid) -> int:
     return next(bits for bits in (2, 4, 8, 16, 32) if largest < 1 << (bits - 1))
 
 
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate([np.reshape(array, -1) for array in arrays])
+
+
+def _constant(value: NDArray[Any], name: str) -> tf.Variable:
+    return tf.Variable(value, trainable=False, name=name)
+
+
+def _packed(codes: NDArray[np.int32], bits: int) -> NDArray[Any]:
+    return pack_integers(codes, bits) if bits < 8 else codes.astype(f"int{bits}")
+
+
 def _unpacked(stored: tf.Tensor, bits: int, count: int) -> tf.Tensor:
     """Integers from bytes that hold several of them, the first in the lowest bits, as `pack_integers` does it."""
     if bits >= 8:
@@ -133,5 +159,5 @@ def _unpacked(stored: tf.Tensor, bits: int, count: int) -> tf.Tensor:
     shifted = [tf.bitwise.right_shift(stored, bits * position) for position in range(8 // bits)]
     fields = tf.bitwise.bitwise_and(tf.stack(shifted, axis=1), 2**bits - 1)
     sign = 1 << (bits - 1)
-    codes = tf.cast(tf.bitwise.bitwise_xor(fields, sign), tf.int32) - sign  # Two's complement.
+    codes = tf.bitcast(tf.bitwise.bitwise_xor(fields, sign), tf.int8) - sign  # Two's complement.
     return tf.reshape(codes, [-1])[:count]

@@ -39,8 +39,19 @@ def frozen_kernel(layer: Any) -> tf.Tensor | None:
 
 
 def held(compute: Callable[[], Result]) -> Result:
-    """What a function of variables alone returns; where they are frozen, as values that a graph holds as constants."""
+    """What a function of variables alone returns; where they are frozen, as values from outside the traced graph."""
     if _KERNELS.get() is None:
         return compute()
     with tf.init_scope():
         return compute()
+
+
+def constants(compute: Callable[[], Result]) -> Result:
+    """What a function of variables alone returns, for operators; where they are frozen, as constants of their graph.
+
+    What `held` returns would be an input of the graph for each tensor, which takes more bytes in what is stored.
+    """
+    found = held(compute)
+    if _KERNELS.get() is None:
+        return found
+    return tf.nest.map_structure(lambda part: tf.constant(part.numpy()) if tf.is_tensor(part) else part, found)

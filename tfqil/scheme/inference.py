@@ -7,6 +7,7 @@ agree; what is left are sums of products so large that float32 does not hold the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import tensorflow as tf
 from tfqil import _host
 from tfqil.numerics.storable import storable
 from tfqil.scheme.accumulator import accumulator_behind, input_grid
-from tfqil.scheme.frozen import held
+from tfqil.scheme.frozen import constants
 from tfqil.scheme.kinds import Kind, kind_of
 
 layers = _host.keras.layers
@@ -57,25 +58,22 @@ def levels(layer: Any, grid: StoredGrid, inputs: tf.Tensor, operands: Any, site:
         operands: what the operator before it reads, if it is one of several operands.
         site: which of the tensors of the layer it is.
     """
-    step, lower = grid.step, grid.lower
     node = _host.latest_node(layer, **({"site": site} if layer.sites > 1 else {}))
     before = _host.nodes_before(node)[0] if node is not None else None
     if before is None:
-        return _of_floats(inputs, step, lower)
+        return _of_floats(inputs, grid)
     if operands is not None:
         sources = [_grid_of(parent) for parent in _host.nodes_before(node)[1:]]
         operator = _OPERATORS.get(kind_of(before.layer))
         if operator is not None and all(source is not None for source in sources):
             grids = [source.stored_grid() for source in sources]
-            integers = [tf.round(x / of_source.step) for x, of_source in zip(operands, grids, strict=True)]
+            integers = [_integers(values, of_source) for values, of_source in zip(operands, grids, strict=True)]
             return operator(before.layer, integers, grids, grid)
-    accumulator = held(lambda: accumulator_behind(before, step, lower))
+    accumulator = constants(lambda: accumulator_behind(before, grid.step, grid.lower))
     if accumulator is not None:
         return _of_accumulator(inputs, accumulator)
     source = _grid_of(before)
-    if source is not None:
-        return _shifted(inputs, source.stored_grid().step, lower, step)
-    return _of_floats(inputs, step, lower)
+    return _of_floats(inputs, grid) if source is None else _shifted(inputs, source.stored_grid(), grid)
 
 
 def _grid_of(node: Any) -> Any:
@@ -85,9 +83,15 @@ def _grid_of(node: Any) -> Any:
     return input_grid(node) if kind_of(node.layer) in (Kind.KEEP, Kind.CONCATENATE) else None
 
 
-def _of_floats(inputs: tf.Tensor, step: tf.Tensor, lower: tf.Tensor) -> tf.Tensor:
+def _integers(values: tf.Tensor, grid: StoredGrid) -> tf.Tensor:
+    """The levels that floats stand for."""
+    return tf.round(values / constants(lambda: grid.step))
+
+
+def _of_floats(inputs: tf.Tensor, output: StoredGrid) -> tf.Tensor:
     """QUANTIZE: a product with the rounded reciprocal."""
-    return tf.round((inputs - lower) * (tf.ones_like(step) / step))
+    lower, reciprocal = constants(lambda: (output.lower, tf.ones_like(output.step) / output.step))
+    return tf.round((inputs - lower) * reciprocal)
 
 
 def _of_accumulator(inputs: tf.Tensor, accumulator: Any) -> tf.Tensor:
@@ -100,44 +104,54 @@ def _of_accumulator(inputs: tf.Tensor, accumulator: Any) -> tf.Tensor:
 
 def _sum(layer: Any, integers: list[tf.Tensor], sources: list[StoredGrid], output: StoredGrid) -> tf.Tensor:
     """ADD, SUB."""
-    first, second = (source.step / output.step for source in sources)
-    sign = -1 if isinstance(layer, layers.Subtract) else 1
-    return _fixed_point(integers[0], first, sign * integers[1], second)
+    first, second = integers
+    second = -second if isinstance(layer, layers.Subtract) else second
+    return _fixed_point(first, second, lambda: [source.step / output.step for source in sources])
 
 
-def _shifted(inputs: tf.Tensor, source: tf.Tensor, lower: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+def _shifted(inputs: tf.Tensor, source: StoredGrid, output: StoredGrid) -> tf.Tensor:
     """SUB of the lower end, which is stored as one step of a grid of its own."""
-    offset = storable(tf.maximum(lower, step * SMALLEST_OFFSET))
-    return _fixed_point(tf.round(inputs / source), source / step, -tf.ones_like(step), offset / step)
+
+    def ratios() -> list[tf.Tensor]:
+        offset = storable(tf.maximum(output.lower, output.step * SMALLEST_OFFSET))
+        return [source.step / output.step, offset / output.step]
+
+    return _fixed_point(_integers(inputs, source), tf.constant(-1.0), ratios)
 
 
-def _fixed_point(a: tf.Tensor, a_ratio: tf.Tensor, b: tf.Tensor, b_ratio: tf.Tensor) -> tf.Tensor:
+def _fixed_point(a: tf.Tensor, b: tf.Tensor, ratios: Callable[[], list[tf.Tensor]]) -> tf.Tensor:
     """(M_a a + M_b b + 2^(n-1)) >> n, n = 20 - floor(log2(max ratio)), M = round(ratio 2^n): ties go up."""
+    a_multiplier, b_multiplier, half, shift = constants(lambda: _multipliers(*ratios()))
+    total = half + a_multiplier * tf.cast(a, tf.int32) + b_multiplier * tf.cast(b, tf.int32)
+    return tf.cast(tf.bitwise.right_shift(total, shift), tf.float32)
+
+
+def _multipliers(a_ratio: tf.Tensor, b_ratio: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """M_a, M_b, 2^(n-1) and n, int32 scalars."""
     exponent = tf.bitwise.right_shift(tf.bitcast(tf.maximum(a_ratio, b_ratio), tf.int32), 23) - 127
     shift = 20 - exponent
     power = tf.bitcast(tf.bitwise.left_shift(shift + 127, 23), tf.float32)
-    total = tf.bitwise.left_shift(tf.ones_like(shift), shift - 1)
-    for values, ratio in ((a, a_ratio), (b, b_ratio)):
-        total += tf.cast(tf.round(ratio * power), tf.int32) * tf.cast(values, tf.int32)
-    return tf.cast(tf.bitwise.right_shift(total, shift), tf.float32)
+    a_multiplier, b_multiplier = (tf.cast(tf.round(ratio * power), tf.int32) for ratio in (a_ratio, b_ratio))
+    return a_multiplier, b_multiplier, tf.bitwise.left_shift(tf.ones_like(shift), shift - 1), shift
 
 
 def _product(layer: Any, integers: list[tf.Tensor], sources: list[StoredGrid], output: StoredGrid) -> tf.Tensor:
     """MUL."""
     del layer
     first, second = sources
-    return tf.round(integers[0] * integers[1] * (first.step * second.step / output.step))
+    return tf.round(integers[0] * integers[1] * constants(lambda: first.step * second.step / output.step))
 
 
 def _mean(layer: Any, integers: list[tf.Tensor], sources: list[StoredGrid], output: StoredGrid) -> tf.Tensor:
     """MEAN: the zero points are inside the rounding."""
     (values,), (source,) = integers, sources
+    ratio, zero_in, zero_out = constants(lambda: (source.step / output.step, source.zero_point, output.zero_point))
     axes = list(range(1, values.shape.rank - 1))
     count = tf.cast(tf.reduce_prod(tf.shape(values)[1:-1]), tf.float32)
-    multiplier = source.step / output.step * (tf.ones_like(count) / count)
-    offset = output.zero_point - source.zero_point * count * multiplier
-    total = tf.reduce_sum(values + source.zero_point, axes, keepdims=layer.keepdims)
-    return tf.round(total * multiplier + offset) - output.zero_point
+    multiplier = ratio * (tf.ones_like(count) / count)
+    offset = zero_out - zero_in * count * multiplier
+    total = tf.reduce_sum(values + zero_in, axes, keepdims=layer.keepdims)
+    return tf.round(total * multiplier + offset) - zero_out
 
 
 def _tied(layer: Any, integers: list[tf.Tensor], sources: list[StoredGrid], output: StoredGrid) -> tf.Tensor:
@@ -148,8 +162,9 @@ def _tied(layer: Any, integers: list[tf.Tensor], sources: list[StoredGrid], outp
         slope = np.round(256.0 * float(layer.alpha))
         return tf.where(values >= 0, values, tf.floor((values * slope + 128.0) * (1 / 256)))
     if isinstance(layer, layers.AveragePooling2D):  # Ties go away from the stored 0.
-        average = layer(integers[0] + output.zero_point)
-        return tf.sign(average) * tf.floor(tf.abs(average) + 0.5) - output.zero_point
+        zero = constants(lambda: output.zero_point)
+        average = layer(integers[0] + zero)
+        return tf.sign(average) * tf.floor(tf.abs(average) + 0.5) - zero
     values = layer(integers if len(integers) > 1 else integers[0])
     return tf.floor(values + 0.5) if isinstance(layer, layers.UpSampling2D) else tf.round(values)
 

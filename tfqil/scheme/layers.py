@@ -15,7 +15,7 @@ from tfqil.numerics.grid import ActivationGrid, WeightGrid
 from tfqil.numerics.storable import storable
 from tfqil.quantizers import ActivationQuantizer, WeightQuantizer
 from tfqil.scheme import inference
-from tfqil.scheme.frozen import frozen_kernel, held
+from tfqil.scheme.frozen import constants, frozen_kernel, held
 from tfqil.scheme.inference import StoredGrid
 
 
@@ -247,6 +247,11 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
         """The tensor as the file has it."""
         grid = self.stored_grid()
         values = inference.levels(self, grid, tf.cast(inputs, tf.float32), operands, site)
+        lowest, highest, step = constants(lambda: self._ends(grid, site))
+        return tf.clip_by_value(values, lowest, highest) * step
+
+    def _ends(self, grid: StoredGrid, site: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The lowest and the highest level, and what one level is worth in Keras."""
         highest = float(2**grid.bits - 1) - grid.zero
         lowest = highest - 255.0  # The file's clip: int8 ends there, however few levels training has.
         low, high = self.clips[site]
@@ -254,7 +259,7 @@ class QuantizeActivation(_host.Layer):  # type: ignore[misc, name-defined]
             lowest = tf.zeros_like(grid.zero)
         if high is not None:
             highest = tf.minimum(highest, tf.round((high - grid.lower) / grid.step))
-        return tf.clip_by_value(values, lowest, highest) * (grid.step / grid.normalizer)
+        return lowest, highest, grid.step / grid.normalizer
 
     def clipped(self, inputs: Any, site: int = 0) -> Any:
         """The tensor between the ends of its clip, if there are any."""
