@@ -37,6 +37,7 @@ def _trained(optimizer, config=None, steps=1, **way):
     before = _values(q_model)
     images, labels = networks.digits(32 * steps)
     q_model.compile(optimizer, LOSS, **way)
+    q_model.optimizer.build(q_model.trainable_variables)  # Else Keras traces the step twice.
     q_model.fit(images, labels, batch_size=32, shuffle=False, verbose=0)
     return q_model, before, _values(q_model)
 

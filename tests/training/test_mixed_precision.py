@@ -45,6 +45,7 @@ def trained(q_model: Any, policy: str, *, jit: bool) -> list[float]:
     keras.utils.set_random_seed(0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=q_model.name != "separable")
     q_model.compile(optimizer, loss, jit_compile=jit)
+    optimizer.build(q_model.trainable_variables)  # Else Keras traces the step twice.
     return q_model.fit(IMAGES, LABELS, batch_size=32, epochs=4, verbose=0).history["loss"]
 
 

@@ -29,6 +29,7 @@ def _finetuned(family, *bits, **arguments):
     images, labels = networks.digits(128)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=family != "separable")
     q_model.compile(keras.optimizers.Adam(1e-3), loss)
+    q_model.optimizer.build(q_model.trainable_variables)  # Else Keras traces the step twice.
     q_model.fit(images, labels, batch_size=32, verbose=0)
     return q_model
 
