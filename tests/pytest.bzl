@@ -21,5 +21,6 @@ def pytest_test(name, deps, data = [], args = []):
             "//:pyproject.toml",
         ] + data,
         main = "//tests:run_pytest.py",
+        tags = ["needs_rules"],  # See .bazelrc.
         deps = deps,
     )

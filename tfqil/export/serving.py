@@ -92,10 +92,10 @@ class _Kernels(tf.Module):  # type: ignore[misc]
         widths = [_stored_bits(grid) for grid in grids]
         of_width = {bits: [n for n, width in enumerate(widths) if width == bits] for bits in sorted(set(widths))}
         self.codes = [
-            _constant(_packed(_joined([grids[n].codes for n in numbers]), bits), "codes")
+            _untrained(_packed(_joined([grids[n].codes for n in numbers]), bits), "codes")
             for bits, numbers in of_width.items()
         ]
-        self.steps = _constant(_joined([grid.step for grid in grids]).astype(np.float32), "steps")
+        self.steps = _untrained(_joined([grid.step for grid in grids]).astype(np.float32), "steps")
         # Of open shape, so that nothing is stored of them. They are variables since the memory of one is freed with the
         # last function that reads it, be that the signature alone.
         self.values = [
@@ -144,7 +144,7 @@ def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate([np.reshape(array, -1) for array in arrays])
 
 
-def _constant(value: NDArray[Any], name: str) -> tf.Variable:
+def _untrained(value: NDArray[Any], name: str) -> tf.Variable:
     return tf.Variable(value, trainable=False, name=name)
 
 
