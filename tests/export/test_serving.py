@@ -171,6 +171,18 @@ def test_what_grids_make_of_weights_is_in_the_graph_itself(folder):
     assert {tensor.dtype for tensor in served.captured_inputs} == {tf.resource}
 
 
+def test_a_model_without_kernels_is_served(tmp_path):
+    inputs = keras.Input((12, 12, 3))
+    joined = layers.Add()([inputs, layers.MaxPooling2D(1)(inputs)])
+    q_model = tfqil.quantize_model(
+        keras.Model(inputs, layers.GlobalAveragePooling2D()(layers.ReLU()(joined))), tfqil.QILQuantizeConfig(4, 4)
+    )
+    tfqil.calibrate(q_model, images(8))
+    tfqil.export_saved_model(q_model, tmp_path / "served")
+    (computed,) = answers(tmp_path / "served", images(8)).values()
+    np.testing.assert_allclose(computed, q_model.predict(images(8), verbose=0), rtol=1e-6, atol=1e-6)
+
+
 def test_the_folder_is_a_fraction_of_the_float_ones(tmp_path):
     inputs = keras.Input((16, 16, 3))
     x = inputs

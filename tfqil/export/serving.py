@@ -55,14 +55,14 @@ def _served(q_model: Any, *, jit_compile: bool) -> tuple[tf.Module, Any]:
     """What computes a model at inference, and the module of all it holds, of which no float kernel is."""
     layers = [layer for layer in q_model.layers if isinstance(layer, QuantizedLayer)]
     module = tf.Module()
-    module.kernels = _Kernels(layers)
+    module.kernels = _Kernels(layers) if layers else None
     of_layers = [name.removeprefix(QUANTIZER_PREFIX) for name in q_model.output_names]
     names_in, names_out = signature_names(q_model.input_names), signature_names(output_names(q_model, of_layers))
 
     @tf.function(autograph=False, jit_compile=jit_compile)
     def computed(*inputs: tf.Tensor) -> list[tf.Tensor]:
         # Where this is traced only the thread that traces it sees other kernels than the trained ones.
-        with frozen(layers, module.kernels.read()):
+        with frozen(layers, module.kernels.read() if layers else []):
             return [tf.identity(output) for output in _host.as_list(q_model(list(inputs), training=False))]
 
     def by_name(**inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
