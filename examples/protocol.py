@@ -246,7 +246,9 @@ class Run:
                 optimizer = tfqil.optimizers.BlendedOptimizer(optimizer, model, self.rho)
             optimizer = tfqil.optimizers.IntervalRateOptimizer(optimizer, settings.interval_rate)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=self.jit)
+        # With all variables there, Keras traces the step once; a metric by name would make its own in a first trace.
+        accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+        model.compile(optimizer, loss, metrics=[accuracy], jit_compile=self.jit)
         model.optimizer.build(model.trainable_variables)
 
     def _in_float32(self, model: keras.Model) -> keras.Model:

@@ -30,7 +30,9 @@ class Trainer:
         """Trains a model; `optimizer` makes one from the learning rate, `arguments` go to `model.fit`."""
         schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(self._batches))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer(schedule), loss, metrics=["accuracy"])
+        # With all variables there, Keras traces the step once; a metric by name would make its own in a first trace.
+        model.compile(optimizer(schedule), loss, metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")])
+        model.optimizer.build(model.trainable_variables)
         task = self._progress.add_task(name, total=epochs)
         advance = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: self._progress.advance(task))
         return model.fit(self._batches, epochs=epochs, verbose=0, callbacks=[*callbacks, advance], **arguments)

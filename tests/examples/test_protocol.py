@@ -22,6 +22,7 @@ import protocol
 import runs
 
 FLOAT = protocol.Widths(weights=protocol.FLOAT, activations=protocol.FLOAT)
+WIDTHS = protocol.Widths(weights=4, activations=4)
 
 
 class KilledError(Exception):
@@ -113,18 +114,17 @@ def test_a_float_network_of_other_classes_is_refused(tmp_path, float_folder):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory, float_folder):
+    """A stage that was killed after an epoch."""
+    made = run(tmp_path_factory.mktemp("unfinished"), float_folder, "qil")
+    with pytest.raises(KilledError):
+        dataclasses.replace(made, data=killed_before(made.data, 1)).stage(WIDTHS, FLOAT)
+    return made
+
+
 class TestDamaged:
     """A sentence, and nothing that was there is changed."""
-
-    widths = protocol.Widths(weights=4, activations=4)
-
-    @pytest.fixture(scope="class")
-    def unfinished(self, tmp_path_factory, float_folder):
-        """A stage that was killed after an epoch."""
-        made = run(tmp_path_factory.mktemp("unfinished"), float_folder, "qil")
-        with pytest.raises(KilledError):
-            dataclasses.replace(made, data=killed_before(made.data, 1)).stage(self.widths, FLOAT)
-        return made
 
     @pytest.fixture
     def killed(self, tmp_path, unfinished):
@@ -138,7 +138,7 @@ class TestDamaged:
         path.write_bytes(path.read_bytes()[:-7])
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         with pytest.raises(runs.UnusableError, match=r"Got .*4_4.*, which is damaged.*delete "):
-            killed.stage(self.widths, FLOAT)
+            killed.stage(WIDTHS, FLOAT)
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
     def test_a_checkpoint_of_other_layers(self, tmp_path, killed):
@@ -151,13 +151,13 @@ class TestDamaged:
         other.stage(FLOAT, None)
         (tmp_path / "4_4").rename(tmp_path / "other" / "4_4")
         with pytest.raises(runs.UnusableError, match=r"is damaged or of another network, expected the last epoch"):
-            other.stage(self.widths, FLOAT)
+            other.stage(WIDTHS, FLOAT)
 
     def test_a_record(self, tmp_path, float_folder):
         (tmp_path / "4_4").mkdir()
         (tmp_path / "4_4" / "record.json").write_text('{"stage": "4_')
         with pytest.raises(runs.UnusableError, match=r"record.json, which is damaged, expected what a run wrote"):
-            run(tmp_path, float_folder, "qil").stage(self.widths, FLOAT)
+            run(tmp_path, float_folder, "qil").stage(WIDTHS, FLOAT)
 
 
 class TestFolder:
