@@ -141,6 +141,7 @@ def candidate(network: str, name: str) -> tuple[keras.Model, np.ndarray, np.ndar
     # The applications end in a softmax, the others in logits: what a step costs is the same.
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, jit_compile=_JIT.value)
+    optimizer.build(model.trainable_variables)  # Else Keras traces the step twice, and keeps both graphs.
     return model, images, labels
 
 
