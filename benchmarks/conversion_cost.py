@@ -26,6 +26,7 @@ from absl import app, flags, logging
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
 import results
+import runs
 
 import tfqil
 
@@ -42,27 +43,27 @@ _BARS = {"seconds": 2.5, "peak_megabytes": 1.3}
 
 
 def main(_: list[str]) -> None:
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in _WAYS}
+    measured: dict[str, list[dict[str, float]]] = {way: [] for way in _WAYS}
     for _round in range(_REPEATS.value):
         for way in _WAYS:
-            runs[way].append(processes.call(_measure, way, _ARCHITECTURE.value, _SIZE.value, _CHECK.value))
-    result = summarize(runs)
+            measured[way].append(processes.call(_measure, way, _ARCHITECTURE.value, _SIZE.value, _CHECK.value))
+    result = summarize(measured)
     rich.console.Console().print(table(result))
     if _OUTPUT.value:
         runs.write_json(pathlib.Path(_OUTPUT.value), result)
 
 
-def summarize(runs: dict[str, list[dict[str, float]]]) -> dict[str, object]:
+def summarize(measured: dict[str, list[dict[str, float]]]) -> dict[str, object]:
     """Medians of each way, and their ratios to TFMOT."""
     medians = {
         way: {figure: statistics.median(record[figure] for record in records) for figure in records[0]}
-        for way, records in runs.items()
+        for way, records in measured.items()
     }
     ratios = {figure: medians["tfqil"][figure] / medians["TFMOT"][figure] for figure in _BARS}
     return {
         "network": f"{_ARCHITECTURE.value}, {_SIZE.value} x {_SIZE.value}",
         "checked": _CHECK.value,
-        "runs": runs,
+        "runs": measured,
         "medians": medians,
         "ratios": ratios,
         "bars": _BARS,

@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PACKAGES = sorted(
-    path.parent for folder in ("tfqil", "tests") for path in (ROOT / folder).glob("**/BUILD") if path.parent.is_dir()
-)
+PACKAGES = sorted(path.parent for folder in ("tfqil", "tests") for path in (ROOT / folder).glob("**/BUILD"))
 RULES = ("py_library", "py_binary", "pytest_test", "filegroup", "alias")
 # What `pytest_test` in tests/pytest.bzl gives each test.
 DATA_OF_TESTS = ("//:pyproject.toml",)
