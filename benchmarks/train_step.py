@@ -3,10 +3,10 @@
     python benchmarks/train_step.py [--networks=resnet18_unscaled] [--jit] [--output=benchmarks/output/train_step.json]
 
 Every candidate has a process of its own, since what a step costs depends on what others have left in the allocator; all
-of them are in memory at once, up to 2 GB each. They take turns in random order, a step each (`train_on_batch`, SGD with
-momentum). Beside the median there is the lower quartile, which a machine that stalls now and then does not move. The
-peak memory is that of the process, the float network and its first step included; what TensorFlow takes before is given
-beside it.
+of them are in memory at once, up to 2 GB each. They take turns in random order, a step each: the one that `fit` takes
+on the next batch of its data set, SGD with momentum. (`train_on_batch` makes a data set for each call, and waits for up
+to half of a second for it to end.) The peak memory is that of the process, the float network and its first step
+included; what TensorFlow takes before is given beside it.
 """
 
 from __future__ import annotations
@@ -44,10 +44,6 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 
 _FLOAT = "float"
 _TFMOT = "TFMOT 8-bit"
-_STATISTICS: dict[str, Callable[[list[float]], float]] = {
-    "median": statistics.median,
-    "lower_quartile": lambda seconds: float(np.quantile(seconds, 0.25)),
-}
 # Steps before the timed ones: tracing, and the batches on which a model that is not calibrated sets its intervals.
 _WARM_UP = 6
 
@@ -109,6 +105,7 @@ def measure(network: str, names: list[str]) -> list[dict[str, Any]]:
                 duration, *memory[name] = workers[name].call()
                 if number >= _WARM_UP:
                     seconds[name].append(duration)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         {
             "network": network,
@@ -116,11 +113,9 @@ def measure(network: str, names: list[str]) -> list[dict[str, Any]]:
             "jit": _JIT.value,
             "images": [_BATCH.value, _SIZE.value, _SIZE.value],
             "first_seconds": first[name],
-            "milliseconds": {how: 1e3 * of(seconds[name]) for how, of in _STATISTICS.items()},
-            "of_float": {how: of(seconds[name]) / of(seconds[_FLOAT]) for how, of in _STATISTICS.items()},
-            "of_tfmot": {how: of(seconds[name]) / of(seconds[_TFMOT]) for how, of in _STATISTICS.items()}
-            if _TFMOT in names
-            else None,
+            "milliseconds": 1e3 * medians[name],
+            "of_float": medians[name] / medians[_FLOAT],
+            "of_tfmot": medians[name] / medians[_TFMOT] if _TFMOT in names else None,
             "megabytes_before": memory[name][0],
             "peak_megabytes": memory[name][1],
             "peak_of_float": memory[name][1] / memory[_FLOAT][1],
@@ -153,14 +148,16 @@ def _step(network: str, name: str, flags_of_run: list[str]) -> Callable[[], tupl
     flags.FLAGS(["train_step", *flags_of_run])
     logging.set_verbosity(logging.ERROR)
     before = processes.peak_megabytes()
-    built: list[tuple[keras.Model, np.ndarray, np.ndarray]] = []
+    built: list[tuple[Callable[[Any], dict[str, Any]], Any]] = []
 
     def step() -> tuple[float, float, float]:
         start = time.perf_counter()
         if not built:
-            built.append(candidate(network, name))
-        model, images, labels = built[0]
-        model.train_on_batch(images, labels)  # Returns the loss, so that the step is done.
+            model, images, labels = candidate(network, name)
+            data = tf.data.Dataset.from_tensors((images, labels)).repeat()
+            built.append((model.make_train_function(), iter(data)))
+        train, batches = built[0]
+        float(train(batches)["loss"])  # So that the step is done.
         return time.perf_counter() - start, before, processes.peak_megabytes()
 
     return step
@@ -172,15 +169,14 @@ def table(records: list[dict[str, Any]]) -> rich.table.Table:
     shown = rich.table.Table(
         title=f"A training step: {_BATCH.value} images of {_SIZE.value} x {_SIZE.value}, {how}, "
         f"{tf.config.threading.get_intra_op_parallelism_threads() or 'all'} threads",
-        caption="Medians, and the ratio of the lower quartiles. first: seconds to the end of the first step, tracing "
-        f"included. Of the peak memory {records[0]['megabytes_before']:,.0f} MB are TensorFlow's own.",
+        caption="Medians. first: seconds to the end of the first step, tracing included. Of the peak memory "
+        f"{records[0]['megabytes_before']:,.0f} MB are TensorFlow's own.",
     )
     headings = (
         "network",
         "candidate",
         "ms",
         "of float",
-        "at the quartile",
         "of TFMOT",
         "first s",
         "peak MB",
@@ -194,10 +190,9 @@ def table(records: list[dict[str, Any]]) -> rich.table.Table:
         shown.add_row(
             record["network"] if record["candidate"] == _FLOAT else "",
             record["candidate"],
-            f"{record['milliseconds']['median']:.1f}",
-            f"{record['of_float']['median']:.2f}x",
-            f"{record['of_float']['lower_quartile']:.2f}x",
-            f"{record['of_tfmot']['median']:.2f}x" if record["of_tfmot"] else "-",
+            f"{record['milliseconds']:.1f}",
+            f"{record['of_float']:.2f}x",
+            f"{record['of_tfmot']:.2f}x" if record["of_tfmot"] else "-",
             f"{record['first_seconds']:.1f}",
             f"{record['peak_megabytes']:,.0f}",
             f"{record['peak_of_float']:.2f}x",

@@ -24,10 +24,10 @@ def test_steps_of_all_candidates_are_timed_in_one_run(tmp_path):
     records = json.loads(path.read_text())
     assert [record["candidate"] for record in records] == ["float", "TFMOT 8-bit", "QIL 4/4"]
     for record in records:
-        assert record["candidate"].split()[0] in printed and f"{record['of_float']['median']:.2f}x" in printed
-        assert 0 < record["milliseconds"]["lower_quartile"] <= record["milliseconds"]["median"]
+        assert record["candidate"].split()[0] in printed and f"{record['of_float']:.2f}x" in printed
+        assert record["milliseconds"] > 0
         assert 100 < record["megabytes_before"] < record["peak_megabytes"]
-    assert records[0]["of_float"] == {"median": 1, "lower_quartile": 1}
+    assert records[0]["of_float"] == 1
 
 
 def test_a_candidate_that_is_none_is_refused():

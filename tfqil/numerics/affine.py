@@ -69,11 +69,10 @@ def quantize_affine(inputs: tf.Tensor, step: tf.Tensor, zero: tf.Tensor, *, bits
     Forward: s (clip(round(x / s), -z, q - z)). Gradient: 1 where x is at most 0.499 steps beyond the ends of the
     grid, else 0; none in step and zero. Shapes: inputs any, step and zero scalars.
     """
-    levels = float(activation_levels(bits))
+    lowest, highest = _reach(step, zero, float(activation_levels(bits)))
 
     @tf.custom_gradient
     def quantize(inputs: tf.Tensor) -> Any:
-        lowest, highest = (-zero - _REACH) * step, (levels - zero + _REACH) * step
         clipped = tf.raw_ops.ClipByValue(t=inputs, clip_value_min=lowest, clip_value_max=highest)
         outputs = rounded_to_steps(clipped, step, bits=bits)
 
@@ -84,3 +83,9 @@ def quantize_affine(inputs: tf.Tensor, step: tf.Tensor, zero: tf.Tensor, *, bits
 
     result: tf.Tensor = quantize(inputs)
     return result
+
+
+@held_once
+def _reach(step: tf.Tensor, zero: tf.Tensor, levels: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """The ends of what is rounded to the levels of a grid."""
+    return (-zero - _REACH) * step, (levels - zero + _REACH) * step

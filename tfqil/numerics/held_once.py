@@ -24,8 +24,8 @@ def held_once(function: Callable[..., Any], signature: Sequence[tf.TensorSpec] |
     )
 
     @functools.wraps(function)
-    def called(*arguments: Any) -> Any:
+    def called(*arguments: Any, **keywords: Any) -> Any:
         # Without a graph there is nothing to hold, and each shape would be traced.
-        return function(*arguments) if tf.executing_eagerly() else traced(*arguments)
+        return (function if tf.executing_eagerly() else traced)(*arguments, **keywords)
 
     return called

@@ -16,11 +16,14 @@ import tensorflow as tf
 from tfqil.numerics.bins import bin_sums
 from tfqil.numerics.finite import magnitudes
 from tfqil.numerics.grid import check_bits
+from tfqil.numerics.held_once import held_once
 
 # Exponents of the smallest step and the largest level, so that steps and their products with codes are exact and
 # positive. A float16 that is not 0 is at least 2^-24; elsewhere three quarters of the step stay a normal float32.
 _EXPONENTS = {tf.float16: (-24, 15)}
 _EXPONENTS_OF_FLOAT32 = (-125, 127)
+# How many exponents of the largest level are tried: two more than 2^32 weights need.
+_CANDIDATES = 34
 
 
 def powers_of(bits: int, powers: int | None = None) -> int:
@@ -113,43 +116,44 @@ def _best_step(magnitude: tf.Tensor, channel_rank: int, count: int) -> tf.Tensor
     magnitudes in half-octaves give the error of every s. What counts is by how much a choice lowers sum w^2:
         gain = sum(2 |w| level - level^2)
     The optimum has 2^s <= 4/3 max|w| and 2^(s+1) > 4/3 mean|w| >= 4/3 max|w| / N, since <|w|, Q> / ||Q||^2 is at least
-    mean|w| for Q that grows with |w| and Q^2 <= Q; so about log2(N) exponents are candidates.
+    mean|w| for Q that grows with |w| and Q^2 <= Q; so about log2(N) exponents are candidates. More are tried, as many
+    for every N, so that all kernels share the operators.
     """
     channels = magnitude.shape[magnitude.shape.rank - channel_rank :]
-    entries = magnitude.shape.num_elements() // channels.num_elements()
-    candidates = (entries - 1).bit_length() + 2
-    levels = tf.constant(2.0 ** (1.0 - np.arange(candidates + count)), tf.float64)
-    moments = _moments_by_half_octave(magnitude, channels, candidates + count)
+    bins = 256 * channels.num_elements()
+    # A float32 in [0, 2) without its last 22 bits, exponent and first bit of the mantissa, is one of 256 half-octaves.
+    half_octave = tf.bitwise.right_shift(tf.bitcast(magnitude, tf.int32), 22)
+    # `or` instead of a sum: TensorFlow adds int32 on the host even if the tensors are on a GPU.
+    segments = tf.bitwise.bitwise_or(half_octave, np.arange(0, bins, 256, dtype=np.int32).reshape(channels))
+    numbers = bin_sums(segments, tf.zeros((0,), tf.float64), bins=bins)
+    totals = bin_sums(segments, tf.cast(magnitude, tf.float64), bins=bins)
+    return tf.reshape(_best_step_of_bins(numbers, totals, count), channels)
+
+
+@held_once
+def _best_step_of_bins(numbers: tf.Tensor, totals: tf.Tensor, count: int) -> tf.Tensor:
+    """The optimal step of each slice, by the numbers and sums of magnitudes in the half-octaves below 2.
+
+    Shapes: float64 (256 slices,), those of each slice by growing magnitude; the result float32 (slices,). Magnitudes
+        of a half-octave share their exponent, so their sums are exact in any order.
+    """
+    rows = _CANDIDATES + count
+    with_two = tf.pad(tf.reshape(tf.stack([numbers, totals]), [2, -1, 256]), [[0, 0], [0, 0], [0, 1]])
+    # For k = 1, 0, -1, .. the magnitudes in [2^k, 1.5 * 2^k) and [0.75 * 2^k, 2^k): (2, slices, rows, 2).
+    moments = tf.reverse(tf.reshape(with_two[..., 257 - 2 * rows :], [2, -1, rows, 2]), axis=[2, 3])
+    levels = tf.constant(2.0 ** (1.0 - np.arange(rows)), tf.float64)
 
     def gain(moments: tf.Tensor, levels: tf.Tensor) -> tf.Tensor:
         number, total = tf.unstack(moments)
         return levels * (2.0 * total - levels * number)
 
     nearest = tf.reduce_sum(moments, axis=-1)
-    above = tf.cumsum(nearest, axis=-1, exclusive=True)[..., :candidates]
+    above = tf.cumsum(nearest, axis=-1, exclusive=True)[..., :_CANDIDATES]
     below = moments[..., count:, 0]
     to_nearest = gain(nearest, levels)
-    gains = tf.add_n([to_nearest[:, first : first + candidates] for first in range(count)])
-    gains += gain(above, levels[:candidates]) + gain(below, levels[count - 1 : -1])
-    best = tf.gather(levels, tf.argmax(gains, axis=-1) + (count - 1))
-    return tf.cast(tf.reshape(best, channels), tf.float32)
-
-
-def _moments_by_half_octave(magnitude: tf.Tensor, channels: tf.TensorShape, rows: int) -> tf.Tensor:
-    """Numbers and sums of magnitudes in [2^k, 1.5 * 2^k) and [0.75 * 2^k, 2^k) for k = 1, 0, -1, ..
-
-    Shapes: float64 (2, slices, rows, 2). The magnitudes of a half-octave share their exponent, so sums are exact
-    in any order.
-    """
-    slices = channels.num_elements()
-    # A float32 in [0, 2) without its last 22 bits, exponent and first bit of the mantissa, is one of 256 half-octaves.
-    half_octave = tf.bitwise.right_shift(tf.bitcast(magnitude, tf.int32), 22)
-    # `or` instead of a sum: TensorFlow adds int32 on the host even if the tensors are on a GPU.
-    segments = tf.bitwise.bitwise_or(half_octave, tf.reshape(256 * tf.range(slices), channels))
-    numbers = bin_sums(segments, tf.zeros((0,), tf.float64), bins=256 * slices)
-    moments = [numbers, bin_sums(segments, tf.cast(magnitude, tf.float64), bins=256 * slices)]
-    with_two = tf.pad(tf.reshape(tf.stack(moments), [2, slices, 256]), [[0, 0], [0, 0], [0, 1]])
-    return tf.reverse(tf.reshape(with_two[..., 257 - 2 * rows :], [2, slices, rows, 2]), axis=[2, 3])
+    gains = tf.add_n([to_nearest[:, first : first + _CANDIDATES] for first in range(count)])
+    gains += gain(above, levels[:_CANDIDATES]) + gain(below, levels[count - 1 : -1])
+    return tf.cast(tf.gather(levels, tf.argmax(gains, axis=-1) + (count - 1)), tf.float32)
 
 
 def _power_below(values: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ Reference: Jung et al., "Learning to Quantize Deep Networks by Optimizing Quanti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -18,7 +19,11 @@ import tensorflow as tf
 from tfqil.numerics.affine import rounded_to_steps
 from tfqil.numerics.finite import finite_or_zero
 from tfqil.numerics.grid import activation_levels, weight_levels
+from tfqil.numerics.held_once import held_once
 from tfqil.numerics.ste import passed_where
+
+# Takes a center and a half-width, returns those of a valid interval.
+Projection = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 # Keeps u^(gamma-1) and ln(u) finite at the lower end, where the paper's slope is infinite for gamma < 1.
 _SMALLEST_U = 1e-7
@@ -32,6 +37,7 @@ def quantize_weights(
     *,
     bits: int,
     normalized: bool = False,
+    project: Projection | None = None,
 ) -> tf.Tensor:
     """Quantizes weights to symmetric levels by a learned interval of their magnitude.
 
@@ -45,12 +51,13 @@ def quantize_weights(
         d/dgamma = S u^gamma ln(u) sign(w)
         [.] only in the scaled form; gradients of c, d, gamma are summed over the entries that share them, and
         a sum that is not finite counts as 0: NaN cannot enter an interval.
+    Given `project`, c and d are what it makes of center and half_width; gradients pass it straight through.
     Shapes: weights any; center, half_width, gamma scalar or the last axes of weights. Units: those of the weights.
     Reference: QIL, equations (2) and (3); the scale is this package's choice.
     """
     if gamma is None:
-        return _linear_weights(weights, center, half_width, bits, normalized)
-    return _power_weights(weights, center, half_width, gamma, bits, normalized)
+        return _linear_weights(weights, center, half_width, bits, normalized, project)
+    return _power_weights(weights, center, half_width, gamma, bits, normalized, project)
 
 
 def weight_codes(
@@ -64,7 +71,13 @@ def weight_codes(
 
 
 def quantize_activations(
-    inputs: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor, *, bits: int, normalized: bool = False
+    inputs: tf.Tensor,
+    center: tf.Tensor | None,
+    half_width: tf.Tensor,
+    *,
+    bits: int,
+    normalized: bool = False,
+    project: Projection | None = None,
 ) -> tf.Tensor:
     """Quantizes activations to the levels of a learned interval; what lies below it becomes 0.
 
@@ -77,16 +90,21 @@ def quantize_activations(
         below    0           0            0          so zeros of a ReLU do not move l = 0
         `normalized`: inside 1 / (2 d), -1 / (2 d), (c - x) / (2 d^2), elsewhere 0. Gradients of c and d are summed;
         a sum that is not finite counts as 0.
+    Without a center, c = d: the lower end stays 0, and d has the gradients of both.
+    Given `project`, c and d are what it makes of center and half_width; gradients pass it straight through.
     Shapes: inputs any; center, half_width scalars. Units: those of the inputs.
     Reference: QIL, equations (2) and (5); the scale is this package's choice.
     """
     levels = float(activation_levels(bits))
+    if center is None:
+        return _activations_from_zero(inputs, half_width, bits, normalized, project)
 
     @tf.custom_gradient
     def quantize(inputs: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> Any:
-        lower, width = center - half_width, 2.0 * half_width
+        if project is not None:
+            center, half_width = project(center, half_width)
+        lower, width, step = _activation_ends(center, half_width, levels, normalized)
         distance = tf.maximum(inputs - lower, 0.0)
-        step = (1.0 if normalized else width) * (1.0 / levels)
         outputs = rounded_to_steps(distance / width if normalized else distance, step, bits=bits)
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -94,14 +112,11 @@ def quantize_activations(
             with tf.control_dependencies([upstream]):  # Not before it is needed.
                 is_inside = (inputs > lower) & (inputs <= center + half_width)
             inside = passed_where(is_inside, upstream)
-            total = tf.reduce_sum(inside)
-            u = (_dot(inside, inputs) - lower * total) / width
-            if normalized:
-                slope = 1.0 / width
-                return inside * slope, finite_or_zero(-slope * total), finite_or_zero(slope * (total - 2.0 * u))
-            # 2 codes / q of all entries, and (1 - 2 u) of those inside.
-            grad_half_width = _dot(upstream, outputs) / half_width + total - 2.0 * u
-            return inside, finite_or_zero(-total), finite_or_zero(grad_half_width)
+            # Those of a normalized output do not depend on the outputs.
+            by_outputs = None if normalized else _dot(upstream, outputs)
+            sums = (tf.reduce_sum(inside), _dot(inside, inputs), by_outputs)
+            grad_center, grad_half_width = _gradients_of_activations(*sums, center, half_width)
+            return inside * (1.0 / width) if normalized else inside, grad_center, grad_half_width
 
         return outputs, gradient
 
@@ -133,17 +148,115 @@ def project_interval(center: tf.Tensor, half_width: tf.Tensor, floor: float) -> 
     return tf.maximum(center, half_width), half_width
 
 
+def _activations_from_zero(
+    inputs: tf.Tensor, half_width: tf.Tensor, bits: int, normalized: bool, project: Projection | None
+) -> tf.Tensor:
+    """Without a lower end there is nothing to subtract, and one sum less to take."""
+
+    @tf.custom_gradient
+    def quantize(inputs: tf.Tensor, half_width: tf.Tensor) -> Any:
+        if project is not None:
+            _, half_width = project(half_width, half_width)
+        _, width, step = _activation_ends(half_width, half_width, float(activation_levels(bits)), normalized)
+        positive = tf.maximum(inputs, 0.0)
+        outputs = rounded_to_steps(positive / width if normalized else positive, step, bits=bits)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            with tf.control_dependencies([upstream]):  # As above.
+                is_inside = (inputs > 0.0) & (inputs <= width)
+            inside = passed_where(is_inside, upstream)
+            by_inputs, by_outputs = _dot(inside, inputs), None if normalized else _dot(upstream, outputs)
+            grad_half_width = _gradient_from_zero(by_inputs, by_outputs, half_width)
+            return inside * (1.0 / width) if normalized else inside, grad_half_width
+
+        return outputs, gradient
+
+    result: tf.Tensor = quantize(inputs, half_width)
+    return result
+
+
+@held_once
+def _gradient_from_zero(by_inputs: tf.Tensor, by_outputs: tf.Tensor | None, half_width: tf.Tensor) -> tf.Tensor:
+    """That of the half-width where it is the center too; sums as in `_gradients_of_activations`."""
+    if by_outputs is None:
+        return finite_or_zero(-by_inputs / (2.0 * half_width * half_width))
+    return finite_or_zero((by_outputs - by_inputs) / half_width)
+
+
+@held_once
+def _activation_ends(
+    center: tf.Tensor, half_width: tf.Tensor, levels: float, normalized: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The lower end and the width of an interval, and the step of the outputs."""
+    width = 2.0 * half_width
+    return center - half_width, width, (tf.ones_like(width) if normalized else width) * (1.0 / levels)
+
+
+@held_once
+def _gradients_of_activations(
+    total: tf.Tensor, by_inputs: tf.Tensor, by_outputs: tf.Tensor | None, center: tf.Tensor, half_width: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Those of center and half-width.
+
+    Args:
+        total: the sum of what arrives inside the interval.
+        by_inputs: the same, weighted by the inputs.
+        by_outputs: the sum of what arrives anywhere, weighted by the outputs; None for a normalized output.
+        center: of the interval.
+        half_width: of the interval.
+    """
+    lower, width = center - half_width, 2.0 * half_width
+    u = (by_inputs - lower * total) / width
+    if by_outputs is None:
+        slope = 1.0 / width
+        return finite_or_zero(-slope * total), finite_or_zero(slope * (total - 2.0 * u))
+    # 2 codes / q of all entries, and (1 - 2 u) of those inside.
+    return finite_or_zero(-total), finite_or_zero(by_outputs / half_width + total - 2.0 * u)
+
+
+@held_once
+def _weight_ends(
+    center: tf.Tensor, half_width: tf.Tensor, levels: float, normalized: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The lower end and the width of an interval, and the scale and the step of the outputs."""
+    scale = tf.ones_like(center) if normalized else center + half_width
+    return center - half_width, 2.0 * half_width, scale, scale * (1.0 / levels)
+
+
+@held_once
+def _gradients_of_weights(
+    by_outputs: tf.Tensor | None, aligned: tf.Tensor, by_distance: tf.Tensor, scale: tf.Tensor, half_width: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Those of center and half-width.
+
+    Args:
+        by_outputs: the sum of what arrives anywhere, weighted by the outputs; None for a normalized output.
+        aligned: the sum of what is passed on inside the interval, times the signs of the weights.
+        by_distance: the same, weighted by |w| - c.
+        scale: of the outputs.
+        half_width: of the interval.
+    """
+    own = tf.zeros_like(scale) if by_outputs is None else by_outputs / scale
+    # d (1 - 2 u) = c - |w|
+    return finite_or_zero(own - aligned), finite_or_zero(own - by_distance / half_width)
+
+
 def _linear_weights(
-    weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor, bits: int, normalized: bool
+    weights: tf.Tensor,
+    center: tf.Tensor,
+    half_width: tf.Tensor,
+    bits: int,
+    normalized: bool,
+    project: Projection | None,
 ) -> tf.Tensor:
     levels = float(weight_levels(bits))
 
     @tf.custom_gradient
     def quantize(weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> Any:
-        lower, width = center - half_width, 2.0 * half_width
-        scale = 1.0 if normalized else center + half_width
-        signed = _signed_transform(weights, lower, width)
-        outputs = tf.round(signed * levels) * (scale * (1.0 / levels))
+        if project is not None:
+            center, half_width = project(center, half_width)
+        lower, width, scale, step = _weight_ends(center, half_width, levels, normalized)
+        outputs = tf.round(_signed_transform(weights, lower, width) * levels) * step
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             with tf.control_dependencies([upstream]):  # Or the graph computes and keeps it from the start.
@@ -151,10 +264,9 @@ def _linear_weights(
                 inside = tf.abs(from_center) <= half_width
             passed = passed_where(inside, upstream) * (scale / width)
             aligned = passed * sign
-            own = 0.0 if normalized else _sum_to(upstream * outputs, center) / scale
-            grad_center = own - _sum_to(aligned, center)
-            grad_half_width = own - _sum_to(aligned * from_center, center) / half_width  # d (1 - 2 u) = c - |w|
-            return passed, finite_or_zero(grad_center), finite_or_zero(grad_half_width)
+            by_outputs = None if normalized else _sum_to(upstream * outputs, center)
+            sums = (by_outputs, _sum_to(aligned, center), _sum_to(aligned * from_center, center))
+            return passed, *_gradients_of_weights(*sums, scale, half_width)
 
         return outputs, gradient
 
@@ -163,12 +275,20 @@ def _linear_weights(
 
 
 def _power_weights(
-    weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor, gamma: tf.Tensor, bits: int, normalized: bool
+    weights: tf.Tensor,
+    center: tf.Tensor,
+    half_width: tf.Tensor,
+    gamma: tf.Tensor,
+    bits: int,
+    normalized: bool,
+    project: Projection | None,
 ) -> tf.Tensor:
     levels = float(weight_levels(bits))
 
     @tf.custom_gradient
     def quantize(weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor, gamma: tf.Tensor) -> Any:
+        if project is not None:
+            center, half_width = project(center, half_width)
         width = 2.0 * half_width
         scale = 1.0 if normalized else center + half_width
         transformed = _transform(weights, center, half_width) ** gamma
@@ -197,8 +317,14 @@ def _power_weights(
 
 def _signed_transform(weights: tf.Tensor, lower: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     """sign(w) clip((|w| - lower) / width, 0, 1) as a soft threshold, which needs neither sign nor magnitude."""
-    excess = weights - tf.clip_by_value(weights, -lower, lower)
-    return tf.clip_by_value(excess, -width, width) / width
+    excess = weights - _between(weights, -lower, lower)
+    return _between(excess, -width, width) / width
+
+
+def _between(values: tf.Tensor, lowest: tf.Tensor, highest: tf.Tensor) -> tf.Tensor:
+    if highest.shape.rank == 0:  # In one pass; the operator takes no vectors.
+        return tf.raw_ops.ClipByValue(t=values, clip_value_min=lowest, clip_value_max=highest)
+    return tf.clip_by_value(values, lowest, highest)
 
 
 def _transform(weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> tf.Tensor:

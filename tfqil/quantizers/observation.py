@@ -112,37 +112,40 @@ def initialize_on_first_batches(
     Of several replicas, those count whose part of a batch says something.
     """
     current = {name: tf.convert_to_tensor(value) for name, value in variables.items() if isinstance(value, tf.Variable)}
-    is_first = current["observed_batches"] < FIRST_BATCHES
-
-    def fit() -> Fit:
-        flat = tf.reshape(tf.cast(tf.stop_gradient(inputs), tf.float32), [-1])
-        return _fit_to_any_shape(quantizer)(flat)
-
-    # The branches return values only: a branch cannot assign to a variable that replicas share, nor add them up.
-    if _replicas() == 1:
-        values = tf.cond(is_first, lambda: {**current, **averaged(fit(), current)}, lambda: current)
-    else:
-        unchanged = {name: value for name, value in current.items() if name != "observed_batches"}
-
-        def fitted() -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            found = fit()
-            return {name: found.values.get(name, value) for name, value in unchanged.items()}, found.valid
-
-        values, valid = tf.cond(is_first, fitted, lambda: (unchanged, tf.constant(False)))
-        values = {**current, **averaged(_mean_over_replicas(Fit(values, valid)), current)}
-    for name, value in values.items():
+    counter = current.pop("observed_batches")
+    specs = tuple((name, tf.TensorSpec(value.shape, value.dtype)) for name, value in current.items())
+    flat = tf.reshape(tf.cast(tf.stop_gradient(inputs), tf.float32), [-1])
+    fit = Fit(*_fit_of_first_batches(quantizer, specs)(flat, counter, current))
+    if _replicas() > 1:
+        fit = _mean_over_replicas(fit)
+    for name, value in averaged(fit, variables).items():
         variables[name].assign(value)
 
 
 @functools.lru_cache(maxsize=256)
-def _fit_to_any_shape(quantizer: ActivationQuantizer) -> Callable[[tf.Tensor], Fit]:
-    """What a batch, flattened, says of the variables; one graph for all tensors with equal quantizers."""
+def _fit_of_first_batches(
+    quantizer: ActivationQuantizer, specs: tuple[tuple[str, tf.TensorSpec], ...]
+) -> Callable[..., tuple[dict[str, tf.Tensor], tf.Tensor]]:
+    """What a batch, flattened, says of the variables, nothing valid after the first ones.
 
-    def fit(inputs: tf.Tensor) -> Fit:
-        seen = inputs if quantizer.limit is None else tf.minimum(inputs, quantizer.limit)
-        return quantizer.fitted(Observation(seen))
+    One graph for all tensors with equal quantizers. It returns values only: a branch cannot assign to a variable that
+    replicas share, nor add them up.
+    """
 
-    return held_once(fit, [tf.TensorSpec([None], tf.float32)])
+    def fit(
+        inputs: tf.Tensor, counter: tf.Tensor, current: dict[str, tf.Tensor]
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        def fitted() -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            seen = inputs if quantizer.limit is None else tf.minimum(inputs, quantizer.limit)
+            found = quantizer.fitted(Observation(seen))
+            return {name: found.values.get(name, value) for name, value in current.items()}, found.valid
+
+        values: tuple[dict[str, tf.Tensor], tf.Tensor] = tf.cond(
+            counter < FIRST_BATCHES, fitted, lambda: (current, tf.constant(False))
+        )
+        return values
+
+    return held_once(fit, [tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int32), dict(specs)])
 
 
 def _replicas() -> int:

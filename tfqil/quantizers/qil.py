@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -81,9 +82,14 @@ class QILWeightQuantizer(WeightQuantizer):
     def __call__(self, inputs: tf.Tensor, training: Any, weights: Variables, **kwargs: Any) -> tf.Tensor:
         """The quantized weights, the same in training and inference."""
         del training, kwargs
-        center, half_width = _interval(weights)
         return qil.quantize_weights(
-            inputs, center, half_width, _gamma(weights), bits=self.bits, normalized=self.normalized
+            inputs,
+            tf.convert_to_tensor(weights["center"]),
+            tf.convert_to_tensor(weights["half_width"]),
+            _gamma(weights),
+            bits=self.bits,
+            normalized=self.normalized,
+            project=_valid_interval,
         )
 
     def codes(self, kernel: tf.Tensor, variables: Variables) -> tf.Tensor:
@@ -165,8 +171,14 @@ class QILActivationQuantizer(ActivationQuantizer):
         del kwargs
         if training:
             initialize_on_first_batches(self, inputs, weights)
-        center, half_width = self._interval(weights)
-        return qil.quantize_activations(inputs, center, half_width, bits=self.bits, normalized=self.normalized)
+        return qil.quantize_activations(
+            inputs,
+            None if self.zero_lower else tf.convert_to_tensor(weights["center"]),
+            tf.convert_to_tensor(weights["half_width"]),
+            bits=self.bits,
+            normalized=self.normalized,
+            project=functools.partial(_valid_interval, largest=self._largest_half_width),
+        )
 
     def step_zero_lower(self, variables: Variables) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """2 half_width / q (1 / q if normalized), 0, center - half_width."""
@@ -230,19 +242,13 @@ def _add_interval(
 
 
 def _interval(variables: Variables, largest: float | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-    """Center and half-width, projected onto half_width > 0 and lower end >= 0.
+    """Center and half-width, projected onto half_width > 0 and lower end >= 0; without a center it is the half-width.
 
     Optimizers project the variables too; this serves training loops that assign to them directly.
     """
     half_width = tf.convert_to_tensor(variables["half_width"])
     center = tf.convert_to_tensor(variables["center"]) if "center" in variables else half_width
-
-    @tf.custom_gradient
-    def projected(center: tf.Tensor, half_width: tf.Tensor) -> Any:
-        # Gradient: identity; exact for a valid interval, as optimizers keep it, passed straight through for others.
-        return _valid_interval(center, half_width, largest), lambda *upstream: upstream
-
-    interval: tuple[tf.Tensor, tf.Tensor] = projected(center, half_width)
+    interval: tuple[tf.Tensor, tf.Tensor] = _valid_interval(center, half_width, largest)
     return interval
 
 
