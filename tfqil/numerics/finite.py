@@ -9,7 +9,7 @@ def magnitudes(weights: tf.Tensor) -> tf.Tensor:
     """|w|, and 0 for entries that are not finite, so that one broken weight does not set the scale of all others."""
     magnitude = tf.abs(weights)
     # One comparison for both: NaN is not less than anything.
-    return tf.where(magnitude <= magnitude.dtype.max, magnitude, tf.zeros((), magnitude.dtype))
+    return tf.math.multiply_no_nan(magnitude, tf.cast(magnitude <= magnitude.dtype.max, magnitude.dtype))
 
 
 def finite_or_zero(gradient: tf.Tensor) -> tf.Tensor:

@@ -105,7 +105,9 @@ def project(
 def _threshold(values: tf.Tensor, smallest: tf.Tensor, count: int) -> tf.Tensor:
     """The codes of the paper's thresholds smallest * (2/3, 2, 4, .., 2^(n-1)), smallest = M 2^(1-n); NaN gets 0."""
     position = tf.abs(values) / smallest
-    powers = _power_below(tf.clip_by_value(position, 1.0, 2.0 ** (count - 1)))
+    # In one pass, which `tf.clip_by_value` is not.
+    in_range = tf.raw_ops.ClipByValue(t=position, clip_value_min=1.0, clip_value_max=2.0 ** (count - 1))
+    powers = _power_below(in_range)
     return tf.math.multiply_no_nan(tf.sign(values) * powers, tf.cast(position >= 2.0 / 3.0, powers.dtype))
 
 
