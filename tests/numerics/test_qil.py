@@ -93,6 +93,54 @@ def test_activations_and_their_gradients_equal_the_reference(bits, normalized):
     require_gradients(("x", "center", "half_width"), found, want, upstream)
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("bits", BITS)
+def test_without_a_center_the_half_width_has_the_gradients_of_both(bits, normalized):
+    random = np.random.default_rng(bits)
+    half = 1.1
+    x = random.normal(0.8, 1.2, 400).astype(np.float32)
+    x = np.concatenate([away_from_jumps(x[x > 0], half, half, activation_levels(bits), 1.0), x[x < 0], [0.0]])
+    upstream = random.normal(size=x.shape).astype(np.float32)
+    want = qil_reference.activations(x.astype(np.float64), half, half, bits, normalized=normalized)
+    want["both"] = want["center"] + want["half_width"]
+    quantize = functools.partial(qil.quantize_activations, bits=bits, normalized=normalized)
+    parameters = [tf.constant(x, tf.float32), tf.constant(half)]
+    got = quantize(parameters[0], None, parameters[1]).numpy()
+    np.testing.assert_array_max_ulp(got, want["output"].astype(np.float32), OUTPUT_ULPS)
+    found = gradient_of(lambda x, half_width: quantize(x, None, half_width), parameters, upstream)
+    require_gradients(("x", "both"), found, want, upstream)
+
+
+@pytest.mark.parametrize(
+    "quantize",
+    [
+        qil.quantize_weights,
+        functools.partial(qil.quantize_weights, gamma=tf.constant(0.7)),
+        qil.quantize_activations,
+        lambda x, center, half_width, **options: qil.quantize_activations(x, None, half_width, **options),
+    ],
+    ids=["weights", "weights with gamma", "activations", "activations from 0"],
+)
+def test_gradients_pass_a_projection_straight_through(quantize):
+    random = np.random.default_rng(0)
+    x, upstream = random.normal(size=(2, 300)).astype(np.float32)
+    given, valid = (tf.constant(0.2), tf.constant(-3.0)), (tf.constant(0.7), tf.constant(0.7))
+    outputs, gradients = [], []
+    for interval, project in ((given, lambda *_: valid), (valid, None)):
+        run = functools.partial(quantize, bits=3, project=project)
+        parameters = [tf.constant(x), *interval]
+        outputs.append(run(*parameters))
+        with tf.GradientTape() as tape:
+            tape.watch(parameters)
+            output = run(*parameters)
+        gradients.append([g for g in tape.gradient(output, parameters, tf.constant(upstream)) if g is not None])
+    np.testing.assert_array_equal(*outputs)
+    assert len(gradients[0]) == len(gradients[1]) >= 2
+    for found, expected in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert np.any(expected != 0)
+
+
 @pytest.mark.parametrize("shape", [(3, 3, 4, 5), (6, 5)])
 def test_one_interval_per_channel_is_the_same_as_one_call_per_channel(shape):
     random = np.random.default_rng(0)
