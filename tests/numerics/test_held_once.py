@@ -58,6 +58,12 @@ def test_nothing_is_traced_without_a_graph():
     assert traced == [False] * 7
 
 
+def test_arguments_may_have_names():
+    once = held_once(quadratic)
+    in_graph = tf.function(lambda: once(tf.constant(2.0), offset=3.0))
+    assert float(in_graph()) == float(once(tf.constant(2.0), offset=3.0)) == 7
+
+
 def test_a_signature_lets_shapes_share_the_function():
     traced = []
 

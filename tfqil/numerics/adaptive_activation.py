@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfqil.numerics.clip import clip
 from tfqil.numerics.finite import finite_or_zero
 from tfqil.numerics.grid import activation_levels
 from tfqil.numerics.ste import coarse_gradient, passed_where, require_known
@@ -54,8 +55,7 @@ def quantize(
 
     @tf.custom_gradient
     def quantized(inputs: tf.Tensor, step: tf.Tensor) -> Any:
-        # In one pass, which `tf.clip_by_value` is not.
-        codes = tf.raw_ops.ClipByValue(t=rounding(inputs / step), clip_value_min=0.0, clip_value_max=levels)
+        codes = clip(rounding(inputs / step), 0.0, levels)
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             upper = levels * step

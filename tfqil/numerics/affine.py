@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfqil.numerics.clip import clip
 from tfqil.numerics.finite import magnitudes
 from tfqil.numerics.grid import activation_levels, weight_levels
 from tfqil.numerics.held_once import held_once
@@ -73,7 +74,7 @@ def quantize_affine(inputs: tf.Tensor, step: tf.Tensor, zero: tf.Tensor, *, bits
 
     @tf.custom_gradient
     def quantize(inputs: tf.Tensor) -> Any:
-        clipped = tf.raw_ops.ClipByValue(t=inputs, clip_value_min=lowest, clip_value_max=highest)
+        clipped = clip(inputs, lowest, highest)
         outputs = rounded_to_steps(clipped, step, bits=bits)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:

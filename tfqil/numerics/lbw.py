@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfqil.numerics.bins import bin_sums
+from tfqil.numerics.clip import clip
 from tfqil.numerics.finite import magnitudes
 from tfqil.numerics.grid import check_bits
 from tfqil.numerics.held_once import held_once
@@ -22,7 +23,7 @@ from tfqil.numerics.held_once import held_once
 # positive. A float16 that is not 0 is at least 2^-24; elsewhere three quarters of the step stay a normal float32.
 _EXPONENTS = {tf.float16: (-24, 15)}
 _EXPONENTS_OF_FLOAT32 = (-125, 127)
-# How many exponents of the largest level are tried: two more than 2^32 weights need.
+# How many exponents of the largest level are tried: as many as 2^32 weights need (`_best_step`).
 _CANDIDATES = 34
 
 
@@ -105,9 +106,7 @@ def project(
 def _threshold(values: tf.Tensor, smallest: tf.Tensor, count: int) -> tf.Tensor:
     """The codes of the paper's thresholds smallest * (2/3, 2, 4, .., 2^(n-1)), smallest = M 2^(1-n); NaN gets 0."""
     position = tf.abs(values) / smallest
-    # In one pass, which `tf.clip_by_value` is not.
-    in_range = tf.raw_ops.ClipByValue(t=position, clip_value_min=1.0, clip_value_max=2.0 ** (count - 1))
-    powers = _power_below(in_range)
+    powers = _power_below(clip(position, 1.0, 2.0 ** (count - 1)))
     return tf.math.multiply_no_nan(tf.sign(values) * powers, tf.cast(position >= 2.0 / 3.0, powers.dtype))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfqil.numerics.affine import rounded_to_steps
+from tfqil.numerics.clip import clip
 from tfqil.numerics.finite import finite_or_zero
 from tfqil.numerics.grid import activation_levels, weight_levels
 from tfqil.numerics.held_once import held_once
@@ -91,7 +92,8 @@ def quantize_activations(
         `normalized`: inside 1 / (2 d), -1 / (2 d), (c - x) / (2 d^2), elsewhere 0. Gradients of c and d are summed;
         a sum that is not finite counts as 0.
     Without a center, c = d: the lower end stays 0, and d has the gradients of both.
-    Given `project`, c and d are what it makes of center and half_width; gradients pass it straight through.
+    Given `project`, c and d are what it makes of center and half_width; gradients pass it straight through. Without a
+        center it gets d twice, and its half-width counts.
     Shapes: inputs any; center, half_width scalars. Units: those of the inputs.
     Reference: QIL, equations (2) and (5); the scale is this package's choice.
     """
@@ -103,7 +105,7 @@ def quantize_activations(
     def quantize(inputs: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> Any:
         if project is not None:
             center, half_width = project(center, half_width)
-        lower, width, step = _activation_ends(center, half_width, levels, normalized)
+        lower, width, step = _activation_scalars(center, half_width, levels, normalized)
         distance = tf.maximum(inputs - lower, 0.0)
         outputs = rounded_to_steps(distance / width if normalized else distance, step, bits=bits)
 
@@ -157,12 +159,12 @@ def _activations_from_zero(
     def quantize(inputs: tf.Tensor, half_width: tf.Tensor) -> Any:
         if project is not None:
             _, half_width = project(half_width, half_width)
-        _, width, step = _activation_ends(half_width, half_width, float(activation_levels(bits)), normalized)
+        _, width, step = _activation_scalars(half_width, half_width, float(activation_levels(bits)), normalized)
         positive = tf.maximum(inputs, 0.0)
         outputs = rounded_to_steps(positive / width if normalized else positive, step, bits=bits)
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            with tf.control_dependencies([upstream]):  # As above.
+            with tf.control_dependencies([upstream]):  # Not before it is needed.
                 is_inside = (inputs > 0.0) & (inputs <= width)
             inside = passed_where(is_inside, upstream)
             by_inputs, by_outputs = _dot(inside, inputs), None if normalized else _dot(upstream, outputs)
@@ -184,7 +186,7 @@ def _gradient_from_zero(by_inputs: tf.Tensor, by_outputs: tf.Tensor | None, half
 
 
 @held_once
-def _activation_ends(
+def _activation_scalars(
     center: tf.Tensor, half_width: tf.Tensor, levels: float, normalized: bool
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The lower end and the width of an interval, and the step of the outputs."""
@@ -215,7 +217,7 @@ def _gradients_of_activations(
 
 
 @held_once
-def _weight_ends(
+def _weight_scalars(
     center: tf.Tensor, half_width: tf.Tensor, levels: float, normalized: bool
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """The lower end and the width of an interval, and the scale and the step of the outputs."""
@@ -255,7 +257,7 @@ def _linear_weights(
     def quantize(weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> Any:
         if project is not None:
             center, half_width = project(center, half_width)
-        lower, width, scale, step = _weight_ends(center, half_width, levels, normalized)
+        lower, width, scale, step = _weight_scalars(center, half_width, levels, normalized)
         outputs = tf.round(_signed_transform(weights, lower, width) * levels) * step
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -317,18 +319,12 @@ def _power_weights(
 
 def _signed_transform(weights: tf.Tensor, lower: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     """sign(w) clip((|w| - lower) / width, 0, 1) as a soft threshold, which needs neither sign nor magnitude."""
-    excess = weights - _between(weights, -lower, lower)
-    return _between(excess, -width, width) / width
-
-
-def _between(values: tf.Tensor, lowest: tf.Tensor, highest: tf.Tensor) -> tf.Tensor:
-    if highest.shape.rank == 0:  # In one pass; the operator takes no vectors.
-        return tf.raw_ops.ClipByValue(t=values, clip_value_min=lowest, clip_value_max=highest)
-    return tf.clip_by_value(values, lowest, highest)
+    excess = weights - clip(weights, -lower, lower)
+    return clip(excess, -width, width) / width
 
 
 def _transform(weights: tf.Tensor, center: tf.Tensor, half_width: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value((tf.abs(weights) - (center - half_width)) / (2.0 * half_width), 0.0, 1.0)
+    return clip((tf.abs(weights) - (center - half_width)) / (2.0 * half_width), 0.0, 1.0)
 
 
 def _sum_to(values: tf.Tensor, parameter: tf.Tensor) -> tf.Tensor:

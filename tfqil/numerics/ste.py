@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfqil.numerics.finite import zero_unless
+
 COARSE_DERIVATIVES = ("identity", "relu", "clipped_relu")
 
 
@@ -83,5 +85,4 @@ def passed_where(inside: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
 
     Gradient: none (it is one). Shapes: both the same.
     """
-    # A product makes NaN of 0 times infinity, and a selection from a tensor and a scalar takes longer than this.
-    return tf.math.multiply_no_nan(upstream, tf.cast(inside, upstream.dtype))
+    return zero_unless(inside, upstream)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tfqil.numerics.clip import clip
 from tfqil.numerics.finite import magnitudes
 from tfqil.numerics.grid import weight_levels
 
@@ -26,7 +27,7 @@ def project(weights: tf.Tensor, channel_rank: int, *, bits: int) -> tuple[tf.Ten
     magnitude = magnitudes(weights)
     # In units of two deltas; dividing first keeps the smallest magnitudes from vanishing.
     position = tf.math.divide_no_nan(magnitude, tf.reduce_max(magnitude, axis=axes)) * (levels + 0.5)
-    codes = tf.clip_by_value(tf.math.ceil(position - 0.5), 0.0, levels)
+    codes = clip(tf.math.ceil(position - 0.5), 0.0, levels)
     fitted = tf.reduce_sum(magnitude * codes, axis=axes)
     scale = tf.math.divide_no_nan(fitted, tf.reduce_sum(codes * codes, axis=axes))
     codes = tf.where(tf.math.is_inf(weights), tf.fill(tf.shape(codes), tf.cast(levels, codes.dtype)), codes)

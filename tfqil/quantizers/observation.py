@@ -73,7 +73,7 @@ def averaged(fit: Fit, variables: Mapping[str, Any], *, later: float | None = No
 
     Args:
         fit: of one more batch.
-        variables: of the quantizer, or their values.
+        variables: of the quantizer, float32 but for the counter.
         later: the weight of a batch after the first ones, which are then all that is counted.
     """
     current = {name: tf.convert_to_tensor(variables[name]) for name in fit.values if name in variables}
@@ -126,7 +126,7 @@ def initialize_on_first_batches(
 def _fit_of_first_batches(
     quantizer: ActivationQuantizer, specs: tuple[tuple[str, tf.TensorSpec], ...]
 ) -> Callable[..., tuple[dict[str, tf.Tensor], tf.Tensor]]:
-    """What a batch, flattened, says of the variables, nothing valid after the first ones.
+    """What a flattened batch says of the variables; not valid after the first batches.
 
     One graph for all tensors with equal quantizers. It returns values only: a branch cannot assign to a variable that
     replicas share, nor add them up.

@@ -242,7 +242,7 @@ def _add_interval(
 
 
 def _interval(variables: Variables, largest: float | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-    """Center and half-width, projected onto half_width > 0 and lower end >= 0; without a center it is the half-width.
+    """Center and half-width, projected onto half_width > 0 and lower end >= 0; a missing one is the half-width.
 
     Optimizers project the variables too; this serves training loops that assign to them directly.
     """
