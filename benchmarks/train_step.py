@@ -4,7 +4,7 @@
 
 Every candidate has a process of its own, since what a step costs depends on what others have left in the allocator; all
 of them are in memory at once, up to 2 GB each. They take turns in random order, one step of `fit` each, with SGD and
-momentum. (`train_on_batch` makes a data set for each call and waits for it to end, at times as long again as the step.)
+momentum. (`train_on_batch` makes a data set for each call and waits for it to end.)
 The peak memory is that of the process, the float network and its first step included; what TensorFlow takes before is
 given beside it.
 """

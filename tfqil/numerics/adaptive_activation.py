@@ -12,9 +12,9 @@ from typing import Any
 import tensorflow as tf
 
 from tfqil.numerics.clip import clip
-from tfqil.numerics.finite import finite_or_zero
+from tfqil.numerics.finite import finite_or_zero, zero_unless
 from tfqil.numerics.grid import activation_levels
-from tfqil.numerics.ste import coarse_gradient, passed_where, require_known
+from tfqil.numerics.ste import coarse_gradient, require_known
 
 STEP_GRADIENTS = ("exact", "three_valued", "two_valued")
 # The step that rounds |N(0, 1)| to nearest with the least squared error, by bits. Derived; the authors' code has
@@ -64,7 +64,7 @@ def quantize(
                 return passed, finite_or_zero(tf.reduce_sum(upstream * codes))
             with tf.control_dependencies([upstream]):
                 is_above = inputs > upper
-            total = levels * tf.reduce_sum(passed_where(is_above, upstream))
+            total = levels * tf.reduce_sum(zero_unless(is_above, upstream))
             if step_gradient == "three_valued":
                 inside = passed if ste == "clipped_relu" else coarse_gradient(upstream, inputs, upper)
                 total += 2.0 ** (bits - 1) * tf.reduce_sum(inside)

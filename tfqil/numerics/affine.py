@@ -12,10 +12,9 @@ from typing import Any
 import tensorflow as tf
 
 from tfqil.numerics.clip import clip
-from tfqil.numerics.finite import magnitudes
+from tfqil.numerics.finite import magnitudes, zero_unless
 from tfqil.numerics.grid import activation_levels, weight_levels
 from tfqil.numerics.held_once import held_once
-from tfqil.numerics.ste import passed_where
 
 # The least range of a tensor: its step stays a normal float32 and within what the runtime's multipliers take.
 SMALLEST_RANGE = 1e-5
@@ -78,7 +77,7 @@ def quantize_affine(inputs: tf.Tensor, step: tf.Tensor, zero: tf.Tensor, *, bits
         outputs = rounded_to_steps(clipped, step, bits=bits)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return passed_where(tf.equal(clipped, inputs), upstream)
+            return zero_unless(tf.equal(clipped, inputs), upstream)
 
         return outputs, gradient
 

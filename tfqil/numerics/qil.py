@@ -18,10 +18,9 @@ import tensorflow as tf
 
 from tfqil.numerics.affine import rounded_to_steps
 from tfqil.numerics.clip import clip
-from tfqil.numerics.finite import finite_or_zero
+from tfqil.numerics.finite import finite_or_zero, zero_unless
 from tfqil.numerics.grid import activation_levels, weight_levels
 from tfqil.numerics.held_once import held_once
-from tfqil.numerics.ste import passed_where
 
 # Takes a center and a half-width, returns those of a valid interval.
 Projection = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -113,7 +112,7 @@ def quantize_activations(
             # Computed again, not kept, since activations are what training needs memory for.
             with tf.control_dependencies([upstream]):  # Not before it is needed.
                 is_inside = (inputs > lower) & (inputs <= center + half_width)
-            inside = passed_where(is_inside, upstream)
+            inside = zero_unless(is_inside, upstream)
             # Those of a normalized output do not depend on the outputs.
             by_outputs = None if normalized else _dot(upstream, outputs)
             sums = (tf.reduce_sum(inside), _dot(inside, inputs), by_outputs)
@@ -166,7 +165,7 @@ def _activations_from_zero(
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with tf.control_dependencies([upstream]):  # Not before it is needed.
                 is_inside = (inputs > 0.0) & (inputs <= width)
-            inside = passed_where(is_inside, upstream)
+            inside = zero_unless(is_inside, upstream)
             by_inputs, by_outputs = _dot(inside, inputs), None if normalized else _dot(upstream, outputs)
             grad_half_width = _gradient_from_zero(by_inputs, by_outputs, half_width)
             return inside * (1.0 / width) if normalized else inside, grad_half_width
@@ -264,7 +263,7 @@ def _linear_weights(
             with tf.control_dependencies([upstream]):  # Or the graph computes and keeps it from the start.
                 from_center, sign = tf.abs(weights) - center, tf.sign(weights)
                 inside = tf.abs(from_center) <= half_width
-            passed = passed_where(inside, upstream) * (scale / width)
+            passed = zero_unless(inside, upstream) * (scale / width)
             aligned = passed * sign
             by_outputs = None if normalized else _sum_to(upstream * outputs, center)
             sums = (by_outputs, _sum_to(aligned, center), _sum_to(aligned * from_center, center))
@@ -302,7 +301,7 @@ def _power_weights(
                 u = _transform(weights, center, half_width)
             safe = tf.maximum(u, _SMALLEST_U)
             inside = (magnitude >= center - half_width) & (magnitude <= center + half_width)
-            arriving = passed_where(inside, upstream) * scale
+            arriving = zero_unless(inside, upstream) * scale
             passed = arriving * (gamma * safe ** (gamma - 1.0) / width)
             aligned = passed * sign
             own = 0.0 if normalized else _sum_to(upstream * outputs, center) / scale

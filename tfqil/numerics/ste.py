@@ -77,12 +77,4 @@ def coarse_gradient(
         return upstream
     with tf.control_dependencies([upstream]):  # Or the graph computes the mask from the start, and keeps it.
         inside = x > 0 if kind == "relu" else (x > 0) & (x <= upper)
-    return passed_where(inside, upstream)
-
-
-def passed_where(inside: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-    """A gradient where a mask is true, and 0 elsewhere, whatever it is there.
-
-    Gradient: none (it is one). Shapes: both the same.
-    """
     return zero_unless(inside, upstream)

@@ -115,7 +115,7 @@ def initialize_on_first_batches(
     counter = current.pop("observed_batches")
     specs = tuple((name, tf.TensorSpec(value.shape, value.dtype)) for name, value in current.items())
     flat = tf.reshape(tf.cast(tf.stop_gradient(inputs), tf.float32), [-1])
-    fit = Fit(*_fit_of_first_batches(quantizer, specs)(flat, counter, current))
+    fit: Fit = _fit_of_first_batches(quantizer, specs)(flat, counter, current)
     if _replicas() > 1:
         fit = _mean_over_replicas(fit)
     for name, value in averaged(fit, variables).items():
@@ -125,25 +125,21 @@ def initialize_on_first_batches(
 @functools.lru_cache(maxsize=256)
 def _fit_of_first_batches(
     quantizer: ActivationQuantizer, specs: tuple[tuple[str, tf.TensorSpec], ...]
-) -> Callable[..., tuple[dict[str, tf.Tensor], tf.Tensor]]:
+) -> Callable[..., Fit]:
     """What a flattened batch says of the variables; not valid after the first batches.
 
     One graph for all tensors with equal quantizers. It returns values only: a branch cannot assign to a variable that
     replicas share, nor add them up.
     """
 
-    def fit(
-        inputs: tf.Tensor, counter: tf.Tensor, current: dict[str, tf.Tensor]
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        def fitted() -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def fit(inputs: tf.Tensor, counter: tf.Tensor, current: dict[str, tf.Tensor]) -> Fit:
+        def fitted() -> Fit:
             seen = inputs if quantizer.limit is None else tf.minimum(inputs, quantizer.limit)
             found = quantizer.fitted(Observation(seen))
-            return {name: found.values.get(name, value) for name, value in current.items()}, found.valid
+            return Fit({name: found.values.get(name, value) for name, value in current.items()}, found.valid)
 
-        values: tuple[dict[str, tf.Tensor], tf.Tensor] = tf.cond(
-            counter < FIRST_BATCHES, fitted, lambda: (current, tf.constant(False))
-        )
-        return values
+        found: Fit = tf.cond(counter < FIRST_BATCHES, fitted, lambda: Fit(current, tf.constant(False)))
+        return found
 
     return held_once(fit, [tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int32), dict(specs)])
 
